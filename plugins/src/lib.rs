@@ -1,1 +1,3 @@
-//!
+//! The CNI plugins, one room each. A pod's way through one: parse → plan → apply, undo on error.
+
+pub mod owner;
