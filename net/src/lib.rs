@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod error;
 pub mod message;
+pub mod nft;
 pub mod socket;
 
 pub use batch::Batch;
