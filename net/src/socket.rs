@@ -1,0 +1,378 @@
+//! One netlink socket type for every family: requests out in one system call, answers matched
+//! to them by sequence number. It moves bytes and knows no message but netlink's own.
+
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::batch::{Batch, Ends};
+use crate::error::{Error, Result, Why};
+use crate::message::{
+    HEADER, Header, Messages, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, finish,
+};
+
+/// Which part of the kernel a socket talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Route,
+    Netfilter,
+}
+
+pub struct Socket {
+    inner: netlink_sys::Socket,
+    next_sequence: u32,
+    buffer: Vec<u8>,
+    listening: bool,
+}
+
+impl Socket {
+    pub fn open(protocol: Protocol) -> Result<Self> {
+        Self::open_raw(protocol)
+            .map_err(|why| Error::new(format!("open a {protocol:?} socket"), why))
+    }
+
+    fn open_raw(protocol: Protocol) -> Result<Self, Why> {
+        let number = match protocol {
+            Protocol::Route => NETLINK_ROUTE,
+            Protocol::Netfilter => NETLINK_NETFILTER,
+        };
+        let inner = netlink_sys::Socket::new(number)?;
+        inner.set_ext_ack(true)?;
+        inner.set_cap_ack(true)?;
+        if protocol == Protocol::Route {
+            // Without it the kernel ignores a dump's filter and sends the whole table.
+            inner.set_netlink_get_strict_chk(true)?;
+        }
+        Ok(Self {
+            inner,
+            next_sequence: 1,
+            buffer: Vec::new(),
+            listening: false,
+        })
+    }
+
+    /// Sends every request of the batch and reads what comes back: one result a request, in the
+    /// order they were added; a change that succeeded answers with no bytes.
+    ///
+    /// Only the last request asks for an acknowledgement. The kernel works through a datagram
+    /// in order and reports failures unasked, so when the last is answered all are: a batch of
+    /// successes costs one send and one receive.
+    ///
+    /// The outer error is one of the exchange itself, after which what happened is unknown.
+    pub fn run(&mut self, batch: &mut Batch) -> Result<Vec<Result<Vec<u8>>>> {
+        let mut results = Vec::with_capacity(batch.len());
+        for chunk in batch.chunks() {
+            self.run_chunk(batch, chunk, &mut results)?;
+        }
+        Ok(results)
+    }
+
+    /// One request, one result.
+    pub fn run_one(&mut self, batch: &mut Batch) -> Result<Vec<u8>> {
+        self.run(batch)?.pop().unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// Asks for a table and hands `each` the type and payload of every entry. Starts over, after
+    /// calling `restart`, when the kernel says the table changed while it was being read.
+    pub fn dump<T>(
+        &mut self,
+        message_type: u16,
+        doing: &str,
+        payload: &[u8],
+        mut each: impl FnMut(u16, &[u8]) -> Result<Option<T>>,
+    ) -> Result<Vec<T>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut entries = Vec::new();
+            let outcome = self.dump_once(message_type, payload, |kind, payload| {
+                entries.extend(each(kind, payload)?);
+                Ok(())
+            });
+            match outcome {
+                Ok(Consistency::Whole) => return Ok(entries),
+                Ok(Consistency::Torn) => {}
+                Err(DumpError::Entry(error)) => return Err(error),
+                Err(DumpError::Exchange(why)) => return Err(Error::new(doing, why)),
+            }
+        }
+        Err(Error::new(
+            doing,
+            Why::Garbled("the table changes faster than it can be read"),
+        ))
+    }
+
+    /// Joins a multicast group (numbered RTNLGRP_*, NFNLGRP_*); its messages then come from
+    /// [`Socket::receive`]. A socket that listens should do nothing else: what overruns it
+    /// (ENOBUFS) takes answers along with events.
+    pub fn subscribe(&mut self, group: u32) -> Result<()> {
+        let joined = if self.listening {
+            self.inner.add_membership(group)
+        } else {
+            self.inner
+                .bind(&SocketAddr::new(0, 0))
+                .and_then(|()| self.inner.add_membership(group))
+        };
+        joined.map_err(|e| Error::new(format!("subscribe to netlink group {group}"), e))?;
+        self.listening = true;
+        Ok(())
+    }
+
+    /// Waits until something can be received; false when the deadline came first.
+    pub fn wait(&self, deadline: Instant) -> Result<bool> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(
+                &mut [PollFd::new(self, PollFlags::IN)],
+                Some(&timespec(left)),
+            ) {
+                Ok(0) => return Ok(false),
+                Ok(_) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::new("wait on a netlink socket", errno)),
+            }
+        }
+    }
+
+    /// Sends bytes as they are: one or more whole messages, sequence numbers included.
+    pub fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.send_raw(bytes)
+            .map_err(|why| Error::new("send to the kernel", why))
+    }
+
+    /// The messages of the next datagram, waiting for it.
+    pub fn receive(&mut self) -> Result<Messages<'_>> {
+        match self.receive_raw(Awaiting::Anything) {
+            Ok(()) => Ok(Messages::of(&self.buffer)),
+            Err(why) => Err(Error::new("receive from the kernel", why)),
+        }
+    }
+
+    /// Reserves `count` sequence numbers and returns the first.
+    pub fn reserve_sequence(&mut self, count: u32) -> u32 {
+        // Zero is what the kernel's own notifications carry.
+        if self.next_sequence.checked_add(count).is_none() {
+            self.next_sequence = 1;
+        }
+        let first = self.next_sequence;
+        self.next_sequence += count;
+        first
+    }
+
+    fn run_chunk(
+        &mut self,
+        batch: &mut Batch,
+        chunk: Range<usize>,
+        results: &mut Vec<Result<Vec<u8>>>,
+    ) -> Result<()> {
+        let base = results.len();
+        let Some(last) = batch.last_answered(&chunk) else {
+            return Ok(());
+        };
+        let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        let first = self.reserve_sequence(count);
+        self.send(batch.prepare(&chunk, first, last))?;
+        results.extend(chunk.clone().map(|_| Ok(Vec::new())));
+
+        let awaiting = if batch.expects_replies(&chunk) {
+            Awaiting::Answer
+        } else {
+            Awaiting::Verdict
+        };
+        let mut open = true;
+        while open {
+            self.receive_raw(awaiting)
+                .map_err(|why| Error::new(batch.doing(last), why))?;
+            for message in Messages::of(&self.buffer) {
+                let offset = message.sequence.wrapping_sub(first);
+                if offset >= count {
+                    continue;
+                }
+                let index = chunk.start + offset as usize;
+                let slot = &mut results[base + offset as usize];
+                match message.verdict() {
+                    Some(Err(why)) => {
+                        let error = Error::new(batch.doing(index), why);
+                        if batch.ends(index) == Ends::Unanswered {
+                            // The envelope of a transaction was refused: nothing was done.
+                            return Err(error);
+                        }
+                        *slot = Err(error);
+                    }
+                    Some(Ok(())) => {}
+                    None => {
+                        if let Ok(reply) = slot {
+                            reply.extend_from_slice(message.payload);
+                        }
+                        if batch.ends(index) != Ends::Reply {
+                            continue;
+                        }
+                    }
+                }
+                open &= index != last;
+            }
+        }
+        Ok(())
+    }
+
+    fn dump_once(
+        &mut self,
+        message_type: u16,
+        payload: &[u8],
+        mut each: impl FnMut(u16, &[u8]) -> Result<()>,
+    ) -> Result<Consistency, DumpError> {
+        let sequence = self.reserve_sequence(1);
+        let mut request = Vec::with_capacity(HEADER + payload.len());
+        Header {
+            message_type,
+            flags: NLM_F_REQUEST | NLM_F_DUMP,
+            sequence,
+        }
+        .write(&mut request);
+        request.extend_from_slice(payload);
+        finish(&mut request, 0);
+        self.buffer.reserve(DUMP_BUFFER);
+        self.send_raw(&request)?;
+
+        let mut consistency = Consistency::Whole;
+        let mut failed = None;
+        loop {
+            self.receive_raw(Awaiting::Answer)?;
+            for message in Messages::of(&self.buffer) {
+                if message.sequence != sequence {
+                    continue;
+                }
+                if message.flags & NLM_F_DUMP_INTR != 0 {
+                    consistency = Consistency::Torn;
+                }
+                match message.verdict() {
+                    Some(Err(why)) => return Err(DumpError::Exchange(why)),
+                    Some(Ok(())) => return failed.map_or(Ok(consistency), Err),
+                    // After a failure the rest is still read, or it would meet the next request.
+                    None if failed.is_none() => {
+                        failed = each(message.message_type, message.payload)
+                            .map_err(DumpError::Entry)
+                            .err();
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn send_raw(&self, bytes: &[u8]) -> Result<(), Why> {
+        loop {
+            match self.inner.send(bytes, 0).map_err(Why::from) {
+                Ok(_) => return Ok(()),
+                Err(Why::Refused {
+                    errno: Errno::INTR, ..
+                }) => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    /// Fills the buffer with the next datagram of the awaited sort that the kernel itself sent.
+    fn receive_raw(&mut self, awaiting: Awaiting) -> Result<(), Why> {
+        loop {
+            let length = match awaiting {
+                Awaiting::Verdict if !self.listening => VERDICT_BUFFER,
+                _ => self.next_datagram_length()?,
+            };
+            self.buffer.clear();
+            self.buffer.reserve(length);
+            match self.inner.recv_from(&mut self.buffer, 0).map_err(Why::from) {
+                // Any process may send to a netlink socket; only the kernel has port 0.
+                Ok((_, from)) if from.port_number() != 0 => {}
+                // What we change is announced to us too, under the number of our own request.
+                Ok((_, from)) if awaiting != Awaiting::Anything && from.multicast_groups() != 0 => {
+                }
+                Ok(_) => return Ok(()),
+                Err(Why::Refused {
+                    errno: Errno::INTR, ..
+                }) => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    fn next_datagram_length(&mut self) -> Result<usize, Why> {
+        loop {
+            self.buffer.clear();
+            match self
+                .inner
+                .recv_from(&mut self.buffer, PEEK_LENGTH)
+                .map_err(Why::from)
+            {
+                Ok((length, _)) => return Ok(length),
+                Err(Why::Refused {
+                    errno: Errno::INTR, ..
+                }) => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaiting {
+    /// Only verdicts, whose size is bounded because the kernel leaves out our request (cap-ack).
+    Verdict,
+    /// Verdicts and entries of any size.
+    Answer,
+    /// Answers and events.
+    Anything,
+}
+
+enum Consistency {
+    Whole,
+    Torn,
+}
+
+enum DumpError {
+    Exchange(Why),
+    Entry(Error),
+}
+
+impl From<Why> for DumpError {
+    fn from(why: Why) -> Self {
+        Self::Exchange(why)
+    }
+}
+
+/// A verdict is 36 bytes and an explanation; the kernel's longest are under 200.
+const VERDICT_BUFFER: usize = 4096;
+
+/// The kernel fills dump datagrams as large as the reader's buffer, up to this.
+const DUMP_BUFFER: usize = 32 * 1024;
+
+/// A busy table is torn now and then, not eight times in a row.
+const DUMP_ATTEMPTS: usize = 8;
+
+/// MSG_PEEK | MSG_TRUNC: the true length of the next datagram, which stays in the queue.
+const PEEK_LENGTH: i32 = 0x02 | 0x20;
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
