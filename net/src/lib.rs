@@ -3,9 +3,17 @@
 
 pub mod batch;
 pub mod error;
+mod ip;
+pub mod mac;
 pub mod message;
+pub mod netns;
+pub mod route;
 pub mod socket;
+pub mod sysctl;
 
 pub use batch::Batch;
 pub use error::{Error, Result, Why};
+pub use mac::Mac;
+pub use netns::Namespace;
+pub use route::Rtnl;
 pub use socket::{Protocol, Socket};
