@@ -208,7 +208,7 @@ mod tests {
             batch.change(1, 0, String::new(), |_| ());
         }
         batch.envelope(17, "end".into(), |_| ());
-        assert_eq!(batch.chunks(), [0..502]);
+        assert_eq!(batch.chunks().len(), 1);
         assert_eq!(batch.last_answered(&(0..502)), Some(500));
     }
 }

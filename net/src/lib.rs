@@ -3,10 +3,18 @@
 
 pub mod batch;
 pub mod error;
+mod ip;
+pub mod mac;
 pub mod message;
+pub mod netns;
 pub mod nft;
+pub mod route;
 pub mod socket;
+pub mod sysctl;
 
 pub use batch::Batch;
 pub use error::{Error, Result, Why};
+pub use mac::Mac;
+pub use netns::Namespace;
+pub use route::Rtnl;
 pub use socket::{Protocol, Socket};

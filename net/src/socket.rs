@@ -78,26 +78,23 @@ impl Socket {
         self.run(batch)?.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// Asks for a table and hands `each` the type and payload of every entry. Starts over, after
-    /// calling `restart`, when the kernel says the table changed while it was being read.
+    /// Asks for a table. `each` is given the payload of every entry and appends what it finds
+    /// in it, or nothing; None means the entry makes no sense. Starts over when the kernel says
+    /// the table changed while it was being read.
     pub fn dump<T>(
         &mut self,
         message_type: u16,
         doing: &str,
         payload: &[u8],
-        mut each: impl FnMut(u16, &[u8]) -> Result<Option<T>>,
+        mut each: impl FnMut(&[u8], &mut Vec<T>) -> Option<()>,
     ) -> Result<Vec<T>> {
+        let mut entries = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
-            let mut entries = Vec::new();
-            let outcome = self.dump_once(message_type, payload, |kind, payload| {
-                entries.extend(each(kind, payload)?);
-                Ok(())
-            });
+            let outcome = self.dump_once(message_type, payload, |entry| each(entry, &mut entries));
             match outcome {
                 Ok(Consistency::Whole) => return Ok(entries),
-                Ok(Consistency::Torn) => {}
-                Err(DumpError::Entry(error)) => return Err(error),
-                Err(DumpError::Exchange(why)) => return Err(Error::new(doing, why)),
+                Ok(Consistency::Torn) => entries.clear(),
+                Err(why) => return Err(Error::new(doing, why)),
             }
         }
         Err(Error::new(
@@ -223,8 +220,8 @@ impl Socket {
         &mut self,
         message_type: u16,
         payload: &[u8],
-        mut each: impl FnMut(u16, &[u8]) -> Result<()>,
-    ) -> Result<Consistency, DumpError> {
+        mut each: impl FnMut(&[u8]) -> Option<()>,
+    ) -> Result<Consistency, Why> {
         let sequence = self.reserve_sequence(1);
         let mut request = Vec::with_capacity(HEADER + payload.len());
         Header {
@@ -235,30 +232,26 @@ impl Socket {
         .write(&mut request);
         request.extend_from_slice(payload);
         finish(&mut request, 0);
+        self.buffer.clear();
         self.buffer.reserve(DUMP_BUFFER);
         self.send_raw(&request)?;
 
         let mut consistency = Consistency::Whole;
-        let mut failed = None;
+        let mut sense = Some(());
         loop {
             self.receive_raw(Awaiting::Answer)?;
-            for message in Messages::of(&self.buffer) {
-                if message.sequence != sequence {
-                    continue;
-                }
+            for message in Messages::of(&self.buffer).filter(|m| m.sequence == sequence) {
                 if message.flags & NLM_F_DUMP_INTR != 0 {
                     consistency = Consistency::Torn;
                 }
                 match message.verdict() {
-                    Some(Err(why)) => return Err(DumpError::Exchange(why)),
-                    Some(Ok(())) => return failed.map_or(Ok(consistency), Err),
-                    // After a failure the rest is still read, or it would meet the next request.
-                    None if failed.is_none() => {
-                        failed = each(message.message_type, message.payload)
-                            .map_err(DumpError::Entry)
-                            .err();
+                    Some(verdict) => {
+                        verdict?;
+                        return sense.map(|()| consistency).ok_or(Why::Garbled("an entry"));
                     }
-                    None => {}
+                    // What makes no sense ends the dump, but the rest is read all the same, or it
+                    // would be met by the next request.
+                    None => sense = sense.and_then(|()| each(message.payload)),
                 }
             }
         }
@@ -345,17 +338,6 @@ enum Awaiting {
 enum Consistency {
     Whole,
     Torn,
-}
-
-enum DumpError {
-    Exchange(Why),
-    Entry(Error),
-}
-
-impl From<Why> for DumpError {
-    fn from(why: Why) -> Self {
-        Self::Exchange(why)
-    }
 }
 
 /// A verdict is 36 bytes and an explanation; the kernel's longest are under 200.
