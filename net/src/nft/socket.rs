@@ -6,7 +6,7 @@ use std::fmt;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::object::{Chain, Element, Family, Set, Table, Value};
+use super::object::{Chain, Element, Set, Table, Value};
 use super::read::{self, Generation, StoredChain, StoredElement, StoredRule, StoredTable};
 use super::transaction::{Transaction, elements_payload, payload};
 use super::wire::{Attrs, Writer, hex};
@@ -227,8 +227,9 @@ impl NftSocket {
             return Err(Error::new(doing, Errno::INVAL));
         }
         self.socket
-            .dump(message_type, doing, payload.bytes(), |_, entry| {
-                Ok(parse(entry))
+            .dump(message_type, doing, payload.bytes(), |entry, entries| {
+                entries.extend(parse(entry));
+                Some(())
             })
     }
 

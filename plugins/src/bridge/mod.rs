@@ -1,0 +1,2 @@
+mod addressing;
+mod conf;
