@@ -32,6 +32,17 @@ pub(crate) enum Ends {
     Unanswered,
 }
 
+impl Ends {
+    /// How many refusals' worth of memory the answer may take.
+    fn weight(self) -> usize {
+        match self {
+            Self::Verdict => 1,
+            Self::Reply => 8,
+            Self::Unanswered => 0,
+        }
+    }
+}
+
 impl Batch {
     pub fn new() -> Self {
         Self::default()
@@ -103,14 +114,16 @@ impl Batch {
             return std::iter::once(0..self.len()).collect();
         }
         let mut chunks = Vec::new();
-        let mut from = 0;
-        for to in 1..=self.len() {
-            let full = to - from == CHUNK_REQUESTS || self.end(to) - self.end(from) > CHUNK_BYTES;
-            if full || to == self.len() {
-                chunks.push(from..to);
-                from = to;
+        let (mut from, mut room) = (0, ANSWERS_IN_FLIGHT);
+        for (index, request) in self.requests.iter().enumerate() {
+            let bytes = self.end(index + 1) - self.end(from);
+            if index > from && (request.ends.weight() > room || bytes > CHUNK_BYTES) {
+                chunks.push(from..index);
+                (from, room) = (index, ANSWERS_IN_FLIGHT);
             }
+            room = room.saturating_sub(request.ends.weight());
         }
+        chunks.push(from..self.len());
         chunks
     }
 
@@ -157,7 +170,9 @@ impl Batch {
     }
 }
 
-const CHUNK_REQUESTS: usize = 128;
+/// Refusals (about 1 KiB of kernel memory each) that fit into a receive buffer of the default
+/// 208 KiB with room to spare.
+const ANSWERS_IN_FLIGHT: usize = 128;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 const FLAGS: usize = 6;

@@ -28,6 +28,8 @@ pub struct Socket {
     inner: netlink_sys::Socket,
     next_sequence: u32,
     buffer: Vec<u8>,
+    /// Has an address, by which the kernel tells us from itself when it spreads news.
+    bound: bool,
     listening: bool,
 }
 
@@ -53,6 +55,7 @@ impl Socket {
             inner,
             next_sequence: 1,
             buffer: Vec::new(),
+            bound: false,
             listening: false,
         })
     }
@@ -104,19 +107,26 @@ impl Socket {
     }
 
     /// Joins a multicast group (numbered RTNLGRP_*, NFNLGRP_*); its messages then come from
-    /// [`Socket::receive`]. A socket that listens should do nothing else: what overruns it
-    /// (ENOBUFS) takes answers along with events.
+    /// [`Socket::receive`]. Requests can still be made, but events that come before their answer
+    /// are lost, so look at the state once more afterwards.
     pub fn subscribe(&mut self, group: u32) -> Result<()> {
-        let joined = if self.listening {
-            self.inner.add_membership(group)
+        let bound = if self.bound {
+            Ok(())
         } else {
-            self.inner
-                .bind(&SocketAddr::new(0, 0))
-                .and_then(|()| self.inner.add_membership(group))
+            self.inner.bind(&SocketAddr::new(0, 0))
         };
-        joined.map_err(|e| Error::new(format!("subscribe to netlink group {group}"), e))?;
-        self.listening = true;
+        bound
+            .and_then(|()| self.inner.add_membership(group))
+            .map_err(|e| Error::new(format!("subscribe to netlink group {group}"), e))?;
+        (self.bound, self.listening) = (true, true);
         Ok(())
+    }
+
+    /// Leaves a multicast group. Messages of it may still be waiting; requests pass them over.
+    pub fn unsubscribe(&mut self, group: u32) -> Result<()> {
+        self.inner
+            .drop_membership(group)
+            .map_err(|e| Error::new(format!("unsubscribe from netlink group {group}"), e))
     }
 
     /// Waits until something can be received; false when the deadline came first.
@@ -136,7 +146,7 @@ impl Socket {
     }
 
     /// Sends bytes as they are: one or more whole messages, sequence numbers included.
-    pub fn send(&self, bytes: &[u8]) -> Result<()> {
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.send_raw(bytes)
             .map_err(|why| Error::new("send to the kernel", why))
     }
@@ -257,10 +267,14 @@ impl Socket {
         }
     }
 
-    fn send_raw(&self, bytes: &[u8]) -> Result<(), Why> {
+    fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Why> {
         loop {
             match self.inner.send(bytes, 0).map_err(Why::from) {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    // The first message gives a socket its address.
+                    self.bound = true;
+                    return Ok(());
+                }
                 Err(Why::Refused {
                     errno: Errno::INTR, ..
                 }) => {}

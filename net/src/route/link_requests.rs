@@ -44,8 +44,6 @@ pub struct VethPeer<'a> {
     pub mtu: Option<u32>,
     /// Must stay open until the request has been carried out.
     pub namespace: Option<BorrowedFd<'a>>,
-    /// An index chosen rather than asked for afterwards; EBUSY if it is taken.
-    pub index: Option<u32>,
 }
 
 /// Settings to change on a living link, in one message; what is None stays as it is.
@@ -101,9 +99,10 @@ impl Requests {
         self.create(&message, format!("create bridge {}", bridge.name))
     }
 
+    /// A [`Requests::get_link`] of the near end after it, in the same batch, tells the far end's
+    /// index too: [`Link::link`](super::Link::link).
     pub fn create_veth(&mut self, veth: &NewVeth<'_>) -> Ticket<()> {
         let mut peer = LinkMessage::default();
-        peer.header.index = veth.peer.index.unwrap_or(0);
         peer.attributes = identity(veth.peer.name, veth.peer.mac, veth.peer.mtu);
         peer.attributes
             .extend(veth.peer.namespace.map(into_namespace));

@@ -10,6 +10,7 @@ mod link;
 mod link_requests;
 mod neighbour;
 mod routes;
+mod wait;
 
 use std::marker::PhantomData;
 
