@@ -6,3 +6,8 @@ mod namespace;
 pub mod owner;
 pub mod pods;
 mod told;
+
+use weft_cni::Plugin;
+
+/// Every plugin in the executable.
+pub const SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &loopback::Loopback];

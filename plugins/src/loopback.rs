@@ -28,8 +28,10 @@ impl Plugin for Loopback {
         let addresses = pod.addresses_of(lo.index).told()?;
         let addresses: Vec<IpNetwork> = addresses.iter().map(|found| found.address).collect();
         if let Some(strange) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-            return Err(Error::config(format!("loopback interface has the address {strange}, which is none of its own"))
-                .with_details("remove it: pods reach themselves by 127.0.0.1 and ::1"));
+            return Err(Error::config(format!(
+                "loopback interface has the address {strange}, which is none of its own"
+            ))
+            .with_details("remove it: pods reach themselves by 127.0.0.1 and ::1"));
         }
         // What the plugins before us said is the chain's result; ours is one only when we are first.
         match call.conf.prev_result()? {
@@ -40,7 +42,9 @@ impl Plugin for Loopback {
 
     fn del(&self, call: &Call) -> Result<()> {
         // Without a namespace there is no loopback left to lower.
-        let Some(pod) = namespace::if_there(call)? else { return Ok(()) };
+        let Some(pod) = namespace::if_there(call)? else {
+            return Ok(());
+        };
         match Rtnl::open_in(&pod).told()?.one(|r| r.set_down(LO)) {
             Err(error) if error.is_not_found() => Ok(()),
             done => done.told(),
@@ -48,7 +52,10 @@ impl Plugin for Loopback {
     }
 
     fn check(&self, call: &Call) -> Result<()> {
-        let lo = Rtnl::open_in(&namespace::required(call)?).told()?.link(LO).told()?;
+        let lo = Rtnl::open_in(&namespace::required(call)?)
+            .told()?
+            .link(LO)
+            .told()?;
         if lo.up {
             return Ok(());
         }
@@ -62,7 +69,10 @@ impl Plugin for Loopback {
 
     /// Ready where namespaces and netlink are to be had at all.
     fn status(&self, _: &Call) -> Result<()> {
-        Namespace::current().and_then(|_| Rtnl::open()).map(drop).told()
+        Namespace::current()
+            .and_then(|_| Rtnl::open())
+            .map(drop)
+            .told()
     }
 }
 
@@ -73,7 +83,11 @@ fn result(call: &Call, addresses: &[IpNetwork]) -> Outcome {
         sandbox: call.env.netns.clone(),
         ..Interface::default()
     };
-    let ip = |address: &IpNetwork| Address { interface: Some(0), address: *address, gateway: None };
+    let ip = |address: &IpNetwork| Address {
+        interface: Some(0),
+        address: *address,
+        gateway: None,
+    };
     Outcome {
         interfaces: vec![lo],
         ips: addresses.iter().map(ip).collect(),

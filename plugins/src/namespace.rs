@@ -8,15 +8,20 @@ use crate::told::Told;
 /// For verbs that can do nothing without it.
 pub(crate) fn required(call: &Call) -> Result<Namespace> {
     Namespace::open(&call.env.netns).map_err(|error| {
-        Error::new(Code::InvalidNamespace, format!("failed to open netns: {error}"))
-            .with_details("CNI_NETNS must be the path of a network namespace")
+        Error::new(
+            Code::InvalidNamespace,
+            format!("failed to open netns: {error}"),
+        )
+        .with_details("CNI_NETNS must be the path of a network namespace")
     })
 }
 
 /// For DEL: a pod whose namespace is gone, or whose path leads to something else by now (a plain
 /// file, after a reboot or an unmount), has nothing left in it.
 pub(crate) fn if_there(call: &Call) -> Result<Option<Namespace>> {
-    let Some(path) = call.netns() else { return Ok(None) };
+    let Some(path) = call.netns() else {
+        return Ok(None);
+    };
     match Namespace::open(path) {
         Ok(namespace) => Ok(Some(namespace)),
         Err(error) if error.is_not_found() || *error.why() == Why::NotANamespace => Ok(None),

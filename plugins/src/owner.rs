@@ -123,6 +123,8 @@ fn base32(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// All of a link's name that the kernel takes.
+pub const HOST_VETH_LENGTH: usize = 15;
 const MARK: usize = 16;
 /// What `nft` takes of a comment when it reads its own listing back.
 const LONGEST_COMMENT: usize = 128;
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn names_fit_what_the_kernel_and_nft_take() {
         let owner = owner("n", &"c".repeat(200), "seven-\u{e4}\u{f6}\u{fc}");
-        assert_eq!(owner.host_veth().len(), 15);
+        assert_eq!(owner.host_veth().len(), HOST_VETH_LENGTH);
         assert_eq!(owner.comment().len(), 128);
         assert!(owner.comment().starts_with(&owner.mark()));
     }

@@ -24,9 +24,9 @@ use rustix::io::Errno;
 use weft_net::{
     Error, Result,
     nft::{
-        Base, Chain, ChainKind, DataType, Element, Expr, Family, Found, Hook, NftSocket, Object, Op,
-        Policy, Selector, Set, SetSpec, StoredElement, Table, Transaction, Verdict, expr, octets,
-        priority,
+        Base, Chain, ChainKind, DataType, Element, Expr, Family, Found, Hook, NftSocket, Object,
+        Op, Policy, Selector, Set, SetSpec, StoredElement, Table, Transaction, Verdict, expr,
+        octets, priority,
     },
 };
 
@@ -65,7 +65,12 @@ pub fn admit(admission: &Admission<'_>) -> Result<()> {
 pub fn dismiss(owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
     let keys: Vec<(Set<'static>, Vec<u8>)> = addresses
         .iter()
-        .flat_map(|ip| [(masquerade(ip.is_ipv6()), octets(*ip)), (unjudged(ip.is_ipv6()), octets(*ip))])
+        .flat_map(|ip| {
+            [
+                (masquerade(ip.is_ipv6()), octets(*ip)),
+                (unjudged(ip.is_ipv6()), octets(*ip)),
+            ]
+        })
         .collect();
     delete(&keys, |element| is_of(element, &owner.mark()))
 }
@@ -86,7 +91,10 @@ pub fn collect(network_mark: &str, living: &[String]) -> Result<()> {
 
 /// Whether all that [`admit`] made for the addresses stands.
 pub fn is_masqueraded(owner: &Owner, addresses: &[IpNetwork]) -> Result<bool> {
-    let keys: Vec<Vec<u8>> = addresses.iter().map(|address| octets(address.ip())).collect();
+    let keys: Vec<Vec<u8>> = addresses
+        .iter()
+        .map(|address| octets(address.ip()))
+        .collect();
     let objects: Vec<Object<'_>> = addresses
         .iter()
         .zip(&keys)
@@ -95,10 +103,13 @@ pub fn is_masqueraded(owner: &Owner, addresses: &[IpNetwork]) -> Result<bool> {
     let mut nft = NftSocket::open()?;
     let found = nft.find(&objects)?.found;
     for (found, address) in found.iter().zip(addresses) {
-        let Some(Found::Element(element)) = found else { return Ok(false) };
+        let Some(Found::Element(element)) = found else {
+            return Ok(false);
+        };
         let chain = beyond(address);
         let leads_on = element.value() == weft_net::nft::Value::Verdict(Verdict::Goto(&chain));
-        if !leads_on || !is_of(element, &owner.mark()) || nft.rules(TABLE.chain(&chain))?.is_empty() {
+        if !leads_on || !is_of(element, &owner.mark()) || nft.rules(TABLE.chain(&chain))?.is_empty()
+        {
             return Ok(false);
         }
     }
@@ -130,7 +141,10 @@ impl Entries {
             key: octets(*ip),
             chain: None,
         });
-        Self { comment: admission.owner.comment(), list: masqueraded.chain(waiting).collect() }
+        Self {
+            comment: admission.owner.comment(),
+            list: masqueraded.chain(waiting).collect(),
+        }
     }
 
     /// Creates them; an element that stands already fails the transaction, since the kernel would
@@ -149,11 +163,20 @@ impl Entries {
 
 /// Makes what the pod's elements rest on, takes away what stands in their place, and adds them: as
 /// one change to the very ruleset that was looked at.
-fn admit_from_scratch(nft: &mut NftSocket, admission: &Admission<'_>, entries: &Entries) -> Result<()> {
+fn admit_from_scratch(
+    nft: &mut NftSocket,
+    admission: &Admission<'_>,
+    entries: &Entries,
+) -> Result<()> {
     let chains: Vec<String> = admission.masqueraded.iter().map(beyond).collect();
     let mut objects = vec![Object::Table(TABLE)];
     objects.extend(chains.iter().map(|chain| Object::Chain(TABLE.chain(chain))));
-    objects.extend(entries.list.iter().map(|entry| Object::Element(entry.set, &entry.key)));
+    objects.extend(
+        entries
+            .list
+            .iter()
+            .map(|entry| Object::Element(entry.set, &entry.key)),
+    );
     let snapshot = nft.find(&objects)?;
     let mut found = snapshot.found.iter().map(Option::is_some);
 
@@ -196,7 +219,10 @@ fn lay_out(transaction: &mut Transaction) {
     };
     transaction.create_chain(POSTROUTING, Some(base), "");
     for v6 in FAMILIES {
-        let rule = [family(v6), expr::vmap(&[Selector::saddr(v6)], masquerade(v6).name)];
+        let rule = [
+            family(v6),
+            expr::vmap(&[Selector::saddr(v6)], masquerade(v6).name),
+        ];
         transaction.add_rule(POSTROUTING, &rule, "");
     }
 }
@@ -216,10 +242,15 @@ fn add_subnet(transaction: &mut Transaction, chain: Chain<'_>, address: &IpNetwo
 
 fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut keys = Vec::new();
-    for set in FAMILIES.into_iter().flat_map(|v6| [masquerade(v6), unjudged(v6)]) {
+    for set in FAMILIES
+        .into_iter()
+        .flat_map(|v6| [masquerade(v6), unjudged(v6)])
+    {
         match NftSocket::open()?.elements(set) {
             Ok(elements) => {
-                let unwanted = elements.iter().filter(|element| unwanted(element.comment()));
+                let unwanted = elements
+                    .iter()
+                    .filter(|element| unwanted(element.comment()));
                 keys.extend(unwanted.map(|element| (set, element.key().to_vec())));
             }
             Err(error) if error.is_not_found() => {}
@@ -252,8 +283,13 @@ fn delete(keys: &[(Set<'static>, Vec<u8>)], ours: impl Fn(&StoredElement) -> boo
     if keys.is_empty() {
         return Ok(());
     }
-    let keys: Vec<(Set<'_>, &[u8])> = keys.iter().map(|(set, key)| (*set, key.as_slice())).collect();
-    NftSocket::open()?.delete_owned(&keys, &mut |_, element| ours(element)).map(drop)
+    let keys: Vec<(Set<'_>, &[u8])> = keys
+        .iter()
+        .map(|(set, key)| (*set, key.as_slice()))
+        .collect();
+    NftSocket::open()?
+        .delete_owned(&keys, &mut |_, element| ours(element))
+        .map(drop)
 }
 
 fn is_of(element: &StoredElement, mark: &str) -> bool {
@@ -263,7 +299,11 @@ fn is_of(element: &StoredElement, mark: &str) -> bool {
 /// The name of the chain for packets of a subnet that leave it. Colons are not for names in nft.
 fn beyond(address: &IpNetwork) -> String {
     let subnet = subnet(address);
-    format!("{BEYOND}{}_{}", subnet.ip().to_string().replace(':', "_"), subnet.prefix())
+    format!(
+        "{BEYOND}{}_{}",
+        subnet.ip().to_string().replace(':', "_"),
+        subnet.prefix()
+    )
 }
 
 fn subnet(address: &IpNetwork) -> IpNetwork {

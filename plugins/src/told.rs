@@ -19,7 +19,9 @@ impl<T> Told<T> for weft_net::Result<T> {
             if !error.is_read_only() {
                 return told;
             }
-            told.with_details("the plugin must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN")
+            told.with_details(
+                "the plugin must run as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+            )
         })
     }
 }

@@ -3,12 +3,12 @@
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkExtentMask,
-    LinkMessage, LinkProtoInfoBridge,
+    AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind,
+    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, LinkProtoInfoBridge,
 };
 
 use super::link::{IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING, IFLA_BRPORT_MODE};
-use super::{RTM_DELLINK, RTM_GETLINK, RTM_SETLINK, Requests, Rtnl, Ticket};
+use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, Requests, Rtnl, Ticket};
 use crate::error::Result;
 use crate::message::{Attributes, u16_at, u32_at};
 
@@ -87,6 +87,23 @@ impl Requests {
             RTM_SETLINK,
             0,
             format!("change bridge port {link}"),
+            &message,
+        )
+    }
+
+    /// Has a living bridge filter by VLAN, or not. A kernel without the feature answers success
+    /// and changes nothing, so look at the bridge afterwards.
+    pub fn set_vlan_filtering(&mut self, bridge: u32, on: bool) -> Ticket<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = bridge;
+        message.attributes = vec![LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(on)])),
+        ])];
+        self.change(
+            RTM_NEWLINK,
+            0,
+            format!("filter bridge {bridge} by VLAN"),
             &message,
         )
     }

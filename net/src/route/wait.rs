@@ -21,27 +21,60 @@ impl Rtnl {
         if ready(&found) {
             return Ok(found);
         }
-        self.socket.subscribe(RTNLGRP_LINK)?;
-        let outcome = self.wait_on_events(found.index, timeout, ready);
-        let left = self.socket.unsubscribe(RTNLGRP_LINK);
-        outcome.and_then(|link| left.map(|()| link))
+        self.wait(RTNLGRP_LINK, found.index, timeout, |rtnl| {
+            rtnl.link(found.index).map(|link| Some(link).filter(&ready))
+        })
     }
 
-    /// Looks, and looks again after each event: one that came before the first look is in it.
-    fn wait_on_events(
+    /// Returns when no address of the link waits for duplicate address detection any more.
+    /// EADDRINUSE if somebody else has one of them.
+    pub fn wait_for_addresses(&mut self, link: u32, timeout: Duration) -> Result<()> {
+        let settled = move |rtnl: &mut Self| {
+            let addresses = rtnl.addresses_of(link)?;
+            if let Some(taken) = addresses.iter().find(|address| address.dad_failed) {
+                let doing = format!("use address {} on link {link}", taken.address);
+                return Err(Error::new(doing, Errno::ADDRINUSE));
+            }
+            Ok(addresses
+                .iter()
+                .all(|address| !address.tentative)
+                .then_some(()))
+        };
+        match settled(self)? {
+            Some(()) => Ok(()),
+            None => self.wait(RTNLGRP_IPV6_IFADDR, link, timeout, settled),
+        }
+    }
+
+    /// Waits until `look` finds something, looking again after each event of the group that
+    /// concerns the link: one that came before the first look is in what that sees.
+    fn wait<T>(
         &mut self,
-        index: u32,
+        group: u32,
+        link: u32,
         timeout: Duration,
-        ready: impl Fn(&Link) -> bool,
-    ) -> Result<Link> {
+        look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        self.socket.subscribe(group)?;
+        let outcome = self.wait_on_events(link, timeout, look);
+        let left = self.socket.unsubscribe(group);
+        outcome.and_then(|found| left.map(|()| found))
+    }
+
+    fn wait_on_events<T>(
+        &mut self,
+        link: u32,
+        timeout: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
         let deadline = Instant::now() + timeout;
         loop {
-            match self.link(index) {
-                Ok(link) if ready(&link) => return Ok(link),
+            match look(self) {
+                Ok(Some(found)) => return Ok(found),
                 Err(error) if error.errno() != Some(Errno::NOBUFS) => return Err(error),
-                Ok(_) | Err(_) => {}
+                Ok(None) | Err(_) => {}
             }
-            while !self.next_event_concerns(index, deadline, timeout)? {}
+            while !self.next_event_concerns(link, deadline, timeout)? {}
         }
     }
 
@@ -79,3 +112,4 @@ impl Link {
 }
 
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;

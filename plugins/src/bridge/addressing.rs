@@ -31,7 +31,9 @@ pub(super) fn bridge_addresses(outcome: &Outcome) -> Vec<IpNetwork> {
     let mut addresses = Vec::new();
     for ip in &outcome.ips {
         let Some(gateway) = ip.gateway else { continue };
-        let Ok(address) = IpNetwork::new(gateway, ip.address.prefix()) else { continue };
+        let Ok(address) = IpNetwork::new(gateway, ip.address.prefix()) else {
+            continue;
+        };
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -61,23 +63,31 @@ pub(super) fn pod_routes(outcome: &Outcome) -> Vec<Route> {
 fn add_default_routes(outcome: &mut Outcome) {
     for v4 in [true, false] {
         let of_family = |route: &&Route| route.is_default() && route.dst.is_ipv4() == v4;
-        if outcome.routes.iter().filter(of_family).any(|route| route.gw.is_some()) {
+        if outcome
+            .routes
+            .iter()
+            .filter(of_family)
+            .any(|route| route.gw.is_some())
+        {
             continue;
         }
         let gateways = outcome.ips.iter().filter_map(|ip| ip.gateway);
         let Some(gateway) = gateways.into_iter().find(|gateway| gateway.is_ipv4() == v4) else {
             continue;
         };
-        outcome.routes.push(Route::to(everything(v4), Some(gateway)));
+        outcome
+            .routes
+            .push(Route::to(everything(v4), Some(gateway)));
     }
 }
 
 fn everything(v4: bool) -> IpNetwork {
-    let any = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    match any {
-        IpAddr::V4(any) => IpNetwork::V4(any.into()),
-        IpAddr::V6(any) => IpNetwork::V6(any.into()),
-    }
+    let any: IpAddr = match v4 {
+        true => Ipv4Addr::UNSPECIFIED.into(),
+        false => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // No family has addresses too short for a prefix of nothing.
+    IpNetwork::new(any, 0).unwrap_or_else(|_| any.into())
 }
 
 /// The subnet's first host address, where a gateway stands unless somebody says otherwise.
@@ -85,12 +95,16 @@ fn first_address(subnet: IpNetwork) -> Result<IpAddr> {
     let network = subnet.network();
     let first = match network {
         IpAddr::V4(ip) => u32::from(ip).checked_add(1).map(|ip| IpAddr::V4(ip.into())),
-        IpAddr::V6(ip) => u128::from(ip).checked_add(1).map(|ip| IpAddr::V6(ip.into())),
+        IpAddr::V6(ip) => u128::from(ip)
+            .checked_add(1)
+            .map(|ip| IpAddr::V6(ip.into())),
     };
-    first.filter(|first| subnet.contains(*first)).ok_or_else(|| {
-        Error::config(format!("{subnet} has no room for a gateway"))
-            .with_details("give the address a shorter prefix, or name a gateway")
-    })
+    first
+        .filter(|first| subnet.contains(*first))
+        .ok_or_else(|| {
+            Error::config(format!("{subnet} has no room for a gateway"))
+                .with_details("give the address a shorter prefix, or name a gateway")
+        })
 }
 
 #[cfg(test)]
@@ -108,7 +122,10 @@ mod tests {
         };
         Outcome {
             ips: ips.iter().map(address).collect(),
-            routes: routes.iter().map(|(dst, gw)| Route::to(dst.parse().unwrap(), ip(gw))).collect(),
+            routes: routes
+                .iter()
+                .map(|(dst, gw)| Route::to(dst.parse().unwrap(), ip(gw)))
+                .collect(),
             ..Outcome::default()
         }
     }
@@ -120,9 +137,16 @@ mod tests {
         assert_eq!(dual.ips[0].gateway, Some("10.1.2.1".parse().unwrap()));
         assert_eq!(dual.ips[1].gateway, Some("fd00::1".parse().unwrap()));
         assert_eq!(dual.ips[0].interface, Some(2));
-        let text: Vec<String> = dual.routes.iter().map(|route| route.dst.to_string()).collect();
+        let text: Vec<String> = dual
+            .routes
+            .iter()
+            .map(|route| route.dst.to_string())
+            .collect();
         assert_eq!(text, ["0.0.0.0/0", "::/0"]);
-        let bridge: Vec<String> = bridge_addresses(&dual).iter().map(ToString::to_string).collect();
+        let bridge: Vec<String> = bridge_addresses(&dual)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(bridge, ["10.1.2.1/24", "fd00::1/64"]);
     }
 
@@ -139,7 +163,11 @@ mod tests {
     fn p19_an_identical_default_route_is_added_once() {
         let mut twice = outcome(&[("10.1.2.5/24", Some("10.1.2.1"))], &[("0.0.0.0/0", None)]);
         complete(&mut twice, Gateway::DefaultRoute, 2).unwrap();
-        assert_eq!(twice.routes.len(), 2, "the result says what the reference plugin's says");
+        assert_eq!(
+            twice.routes.len(),
+            2,
+            "the result says what the reference plugin's says"
+        );
         assert_eq!(pod_routes(&twice).len(), 1);
     }
 
@@ -150,6 +178,13 @@ mod tests {
 
     #[test]
     fn a_subnet_of_one_has_no_room_for_a_gateway() {
-        assert!(complete(&mut outcome(&[("10.1.2.5/32", None)], &[]), Gateway::Address, 2).is_err());
+        assert!(
+            complete(
+                &mut outcome(&[("10.1.2.5/32", None)], &[]),
+                Gateway::Address,
+                2
+            )
+            .is_err()
+        );
     }
 }

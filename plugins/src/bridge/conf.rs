@@ -1,8 +1,9 @@
 //! The wire configuration → a plan with nothing optional left in it but what may be absent.
 
-use std::{fmt, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use weft_cni::{Args, Call, Conf, Dns, Error, Object, Result, Version};
+use weft_net::Mac;
 
 /// What the configuration asks of ADD and CHECK.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,9 +55,6 @@ pub(super) struct Vlans {
     pub(super) access: Option<u16>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mac(pub(super) [u8; 6]);
-
 impl Plan {
     pub(super) fn of(call: &Call) -> Result<Self> {
         let conf = call.conf.object();
@@ -83,8 +81,10 @@ impl Plan {
 
     fn refuse_contradictions(&self, version: Version) -> Result<()> {
         if self.hairpin && self.promiscuous {
-            return Err(Error::config("cannot set hairpin mode and promiscuous mode at the same time")
-                .with_details("remove \"hairpinMode\" or \"promiscMode\""));
+            return Err(Error::config(
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            )
+            .with_details("remove \"hairpinMode\" or \"promiscMode\""));
         }
         if self.leave_pod_link_down && self.ipam.is_some() {
             return Err(Error::config(
@@ -103,11 +103,17 @@ impl Plan {
 
 /// DEL needs this much and must not stumble over the rest.
 pub(super) fn bridge_name(conf: &Conf) -> Result<String> {
-    let name = conf.object().text("bridge")?.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_BRIDGE);
+    let name = conf
+        .object()
+        .text("bridge")?
+        .filter(|name| !name.is_empty())
+        .unwrap_or(DEFAULT_BRIDGE);
     let fits = name.len() <= LONGEST_LINK_NAME && !matches!(name, "." | "..");
     if !fits || name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace()) {
-        return Err(Error::config(format!("\"bridge\" is {name:?}, which no link can be called"))
-            .with_details("a link's name has 1 to 15 bytes without / : or white space"));
+        return Err(Error::config(format!(
+            "\"bridge\" is {name:?}, which no link can be called"
+        ))
+        .with_details("a link's name has 1 to 15 bytes without / : or white space"));
     }
     Ok(name.to_owned())
 }
@@ -117,11 +123,13 @@ fn truth(conf: &Object<'_>, key: &str) -> Result<bool> {
 }
 
 fn gateway(conf: &Object<'_>) -> Result<Gateway> {
-    Ok(match (truth(conf, "isDefaultGateway")?, truth(conf, "isGateway")?) {
-        (true, _) => Gateway::DefaultRoute,
-        (false, true) => Gateway::Address,
-        (false, false) => Gateway::No,
-    })
+    Ok(
+        match (truth(conf, "isDefaultGateway")?, truth(conf, "isGateway")?) {
+            (true, _) => Gateway::DefaultRoute,
+            (false, true) => Gateway::Address,
+            (false, false) => Gateway::No,
+        },
+    )
 }
 
 fn masquerade(conf: &Object<'_>) -> Result<Option<MasqueradeBackend>> {
@@ -154,15 +162,28 @@ fn vlans(conf: &Object<'_>) -> Result<Option<Vlans>> {
     let access = match u16::try_from(access) {
         Ok(0) => None,
         Ok(id) if id <= LARGEST_VLAN => Some(id),
-        _ => return Err(Error::config(format!("invalid VLAN ID {access} (must be between 0 and 4094)"))),
+        _ => {
+            return Err(Error::config(format!(
+                "invalid VLAN ID {access} (must be between 0 and 4094)"
+            )));
+        }
     };
     let Some(trunk) = conf.objects("vlanTrunk")? else {
         let keep_default = truth(conf, "preserveDefaultVlan")?;
-        return Ok(access.map(|_| Vlans { native: access, trunk: Vec::new(), keep_default, access }));
+        return Ok(access.map(|_| Vlans {
+            native: access,
+            trunk: Vec::new(),
+            keep_default,
+            access,
+        }));
     };
     Ok(Some(Vlans {
         native: access.or(Some(NATIVE_VLAN_OF_A_TRUNK)),
-        trunk: trunk.iter().map(trunk_entry).collect::<Result<Vec<_>>>()?.concat(),
+        trunk: trunk
+            .iter()
+            .map(trunk_entry)
+            .collect::<Result<Vec<_>>>()?
+            .concat(),
         keep_default: truth(conf, "preserveDefaultVlan")?,
         access,
     }))
@@ -171,28 +192,43 @@ fn vlans(conf: &Object<'_>) -> Result<Option<Vlans>> {
 /// `id`, or `minID` with `maxID`, or both forms in one entry.
 fn trunk_entry(entry: &Object<'_>) -> Result<Vec<RangeInclusive<u16>>> {
     let id = |key| -> Result<Option<u16>> {
-        let Some(id) = entry.number::<i64>(key)? else { return Ok(None) };
-        let id = u16::try_from(id).ok().filter(|id| (1..=LARGEST_VLAN).contains(id));
+        let Some(id) = entry.number::<i64>(key)? else {
+            return Ok(None);
+        };
+        let id = u16::try_from(id)
+            .ok()
+            .filter(|id| (1..=LARGEST_VLAN).contains(id));
         let place = entry.place_of(key);
-        id.map(Some).ok_or_else(|| Error::config(format!("{place} must be between 1 and 4094")))
+        id.map(Some)
+            .ok_or_else(|| Error::config(format!("{place} must be between 1 and 4094")))
     };
     let mut ranges: Vec<_> = id("id")?.into_iter().map(|id| id..=id).collect();
     match (id("minID")?, id("maxID")?) {
         (None, None) => {}
         (Some(min), Some(max)) if min <= max => ranges.push(min..=max),
         (Some(min), Some(max)) => {
-            return Err(Error::config(format!("\"vlanTrunk\": minID {min} is greater than maxID {max}")));
+            return Err(Error::config(format!(
+                "\"vlanTrunk\": minID {min} is greater than maxID {max}"
+            )));
         }
-        _ => return Err(Error::config("\"vlanTrunk\": minID and maxID must be given together")),
+        _ => {
+            return Err(Error::config(
+                "\"vlanTrunk\": minID and maxID must be given together",
+            ));
+        }
     }
     Ok(ranges)
 }
 
 /// Any list given, even an empty one, replaces all that the address management says.
 fn dns(conf: &Object<'_>) -> Result<Option<Dns>> {
-    let Some(section) = conf.object("dns")? else { return Ok(None) };
+    let Some(section) = conf.object("dns")? else {
+        return Ok(None);
+    };
     let dns = Dns::from_json(&section)?;
-    let given = ["nameservers", "search", "options"].iter().any(|key| section.get(key).is_some());
+    let given = ["nameservers", "search", "options"]
+        .iter()
+        .any(|key| section.get(key).is_some());
     Ok((given || !dns.domain.is_empty()).then_some(dns))
 }
 
@@ -200,41 +236,30 @@ fn dns(conf: &Object<'_>) -> Result<Option<Dns>> {
 fn mac(call: &Call) -> Result<Option<Mac>> {
     let args = Args::parse(&call.env.args, &["MAC"])?;
     let from = |section: Option<Object<'_>>| match section {
-        Some(section) => Ok(section.text("mac")?.filter(|mac| !mac.is_empty()).map(str::to_owned)),
+        Some(section) => Ok(section
+            .text("mac")?
+            .filter(|mac| !mac.is_empty())
+            .map(str::to_owned)),
         None => Ok(None),
     };
     let wished = match from(call.conf.runtime_config()?)? {
         None => from(call.conf.cni_args()?)?.or_else(|| args.get("MAC").map(str::to_owned)),
         some => some,
     };
-    wished.map(|text| Mac::parse(&text)).transpose()
+    wished.map(|text| parse_mac(&text)).transpose()
 }
 
-impl Mac {
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::config(format!("the MAC address {text:?} is none"))
-                .with_details("write it as six pairs of hexadecimal digits: 0a:58:0a:f4:00:05")
-        };
-        let octets: Vec<&str> = text.split([':', '-']).collect();
-        let octet = |text: &&str| match text.len() {
-            2 => u8::from_str_radix(text, 16).map_err(|_| wrong()),
-            _ => Err(wrong()),
-        };
-        let octets: Vec<u8> = octets.iter().map(octet).collect::<Result<_>>()?;
-        let octets = <[u8; 6]>::try_from(octets).map_err(|_| wrong())?;
-        if octets[0] & 1 == 1 || octets == [0; 6] {
-            return Err(wrong().with_details("an interface has neither a group's address nor all zeroes"));
-        }
-        Ok(Self(octets))
+fn parse_mac(text: &str) -> Result<Mac> {
+    let wrong = || Error::config(format!("the MAC address {text:?} is none a pod can have"));
+    let mac: Mac = text
+        .parse()
+        .map_err(|why| wrong().with_details(format!("{why}")))?;
+    if mac.0[0] & 1 == 1 || mac.0 == [0; 6] {
+        return Err(
+            wrong().with_details("an interface has neither a group's address nor all zeroes")
+        );
     }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
+    Ok(mac)
 }
 
 const DEFAULT_BRIDGE: &str = "cni0";
@@ -254,10 +279,20 @@ mod tests {
     fn plan_with(mut conf: Value, args: &str) -> Result<Plan> {
         conf["name"] = "n".into();
         let env = Environment::read(Verb::Add, |name| {
-            Some(if name == "CNI_ARGS" { args.to_owned() } else { "x".to_owned() })
+            Some(if name == "CNI_ARGS" {
+                args.to_owned()
+            } else {
+                "x".to_owned()
+            })
         })?;
-        let Value::Object(fields) = conf else { unreachable!() };
-        Plan::of(&Call { env, conf: Conf::new(fields)?, suite: &[] })
+        let Value::Object(fields) = conf else {
+            unreachable!()
+        };
+        Plan::of(&Call {
+            env,
+            conf: Conf::new(fields)?,
+            suite: &[],
+        })
     }
 
     fn plan(mut conf: Value) -> Result<Plan> {
@@ -274,10 +309,15 @@ mod tests {
 
     #[test]
     fn what_flannel_generates_is_understood() {
-        let plan = plan(json!({"hairpinMode": true, "ipMasq": false, "isDefaultGateway": true,
-            "isGateway": true, "mtu": 1450, "ipam": {"type": "host-local"}}))
+        let plan = plan(
+            json!({"hairpinMode": true, "ipMasq": false, "isDefaultGateway": true,
+            "isGateway": true, "mtu": 1450, "ipam": {"type": "host-local"}}),
+        )
         .unwrap();
-        assert_eq!((plan.gateway, plan.mtu), (Gateway::DefaultRoute, Some(1450)));
+        assert_eq!(
+            (plan.gateway, plan.mtu),
+            (Gateway::DefaultRoute, Some(1450))
+        );
         assert!(plan.hairpin && plan.masquerade.is_none());
     }
 
@@ -297,14 +337,23 @@ mod tests {
             json!({"bridge": "a/b"}),
             json!({"bridge": "longer-than-a-link-name"}),
         ] {
-            assert_eq!(plan(wrong.clone()).unwrap_err().code, weft_cni::Code::InvalidConfig, "{wrong}");
+            assert_eq!(
+                plan(wrong.clone()).unwrap_err().code,
+                weft_cni::Code::InvalidConfig,
+                "{wrong}"
+            );
         }
-        assert!(plan_with(json!({"cniVersion": "0.2.0"}), "").is_err(), "an L2 network in 0.2.0");
+        assert!(
+            plan_with(json!({"cniVersion": "0.2.0"}), "").is_err(),
+            "an L2 network in 0.2.0"
+        );
     }
 
     #[test]
     fn a_trunk_without_access_vlan_has_native_vlan_1() {
-        let vlans = plan(json!({"vlanTrunk": [{"id": 7}, {"minID": 10, "maxID": 12}]})).unwrap().vlans;
+        let vlans = plan(json!({"vlanTrunk": [{"id": 7}, {"minID": 10, "maxID": 12}]}))
+            .unwrap()
+            .vlans;
         let vlans = vlans.unwrap();
         assert_eq!((vlans.native, vlans.access), (Some(1), None));
         assert_eq!(vlans.trunk, [7..=7, 10..=12]);
@@ -322,14 +371,22 @@ mod tests {
         assert_eq!(mac(all), "0a:00:00:00:00:01");
         assert_eq!(mac(some), "0a:00:00:00:00:02");
         assert_eq!(mac(json!({"cniVersion": "1.0.0"})), "0a:00:00:00:00:03");
-        for wrong in ["0a:00", "01:00:00:00:00:01", "00:00:00:00:00:00", "zz:00:00:00:00:01"] {
-            assert!(Mac::parse(wrong).is_err(), "{wrong}");
+        for wrong in [
+            "0a:00",
+            "01:00:00:00:00:01",
+            "00:00:00:00:00:00",
+            "zz:00:00:00:00:01",
+        ] {
+            assert!(parse_mac(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn an_empty_dns_list_replaces_and_an_empty_section_does_not() {
-        assert_eq!(plan(json!({"dns": {"nameservers": []}})).unwrap().dns, Some(Dns::default()));
+        assert_eq!(
+            plan(json!({"dns": {"nameservers": []}})).unwrap().dns,
+            Some(Dns::default())
+        );
         assert_eq!(plan(json!({"dns": {"domain": ""}})).unwrap().dns, None);
     }
 }

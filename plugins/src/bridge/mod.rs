@@ -1,2 +1,64 @@
+//! `bridge`: a veth pair from the pod to a bridge of the host, addresses, routes, masquerade.
+
+mod add;
 mod addressing;
+mod check;
 mod conf;
+mod gateway;
+mod gc;
+mod host;
+mod masquerade;
+mod pod;
+mod remove;
+mod spoof;
+mod vlan;
+
+use weft_cni::{Call, Code, Delegate, Error, Outcome, Plugin, Result};
+use weft_net::{Rtnl, nft::NftSocket};
+
+use crate::told::Told;
+
+#[derive(Debug)]
+pub struct Bridge;
+
+impl Plugin for Bridge {
+    fn name(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn add(&self, call: &Call) -> Result<Outcome> {
+        add::add(call, &conf::Plan::of(call)?)
+    }
+
+    fn del(&self, call: &Call) -> Result<()> {
+        remove::remove(call)
+    }
+
+    fn check(&self, call: &Call) -> Result<()> {
+        check::check(call, &conf::Plan::of(call)?)
+    }
+
+    fn gc(&self, call: &Call) -> Result<()> {
+        gc::collect(call)
+    }
+
+    /// Ready when the configuration makes sense, the kernel answers, and addresses can be had.
+    fn status(&self, call: &Call) -> Result<()> {
+        let unready = |error: Error| Error {
+            code: Code::NotAvailable,
+            ..error
+        };
+        let plan = conf::Plan::of(call).map_err(unready)?;
+        Rtnl::open().told().map_err(unready)?;
+        if plan.masquerade == Some(conf::MasqueradeBackend::Nftables) {
+            NftSocket::open()
+                .and_then(|mut nft| nft.generation())
+                .told()
+                .map_err(unready)?;
+        }
+        match &plan.ipam {
+            Some(ipam) => Delegate::find(call, ipam).map_err(unready)?.status(call),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The bridge as the pods' gateway: its addresses, and forwarding.
+
+use std::fs;
+
+use ipnetwork::IpNetwork;
+use weft_cni::{Error, Outcome, Result};
+use weft_net::{
+    route::{Address, Link, Requests, Rtnl},
+    sysctl::Key,
+};
+
+use super::{addressing, conf::Plan};
+use crate::told::Told;
+
+pub(super) fn establish(
+    host: &mut Rtnl,
+    link: &Link,
+    plan: &Plan,
+    outcome: &Outcome,
+) -> Result<()> {
+    let wanted = addressing::bridge_addresses(outcome);
+    let present = host.addresses_of(link.index).told()?;
+    let mut requests = Requests::new();
+    for address in &wanted {
+        if present.iter().any(|found| found.address == *address) {
+            continue;
+        }
+        for rival in present
+            .iter()
+            .filter(|found| conflict(found.address, *address))
+        {
+            if !plan.force_address && !is_leftover(rival, &wanted) {
+                return Err(occupied(link, rival, address));
+            }
+            let _ = requests.delete_address(rival);
+        }
+        let _ = requests.add_address(&Address::new(link.index, *address).nodad().with_broadcast());
+    }
+    if !requests.is_empty() {
+        apply(host, requests)?;
+    }
+    forward(&wanted)
+}
+
+/// A rival may have done the same meanwhile, which is as good.
+fn apply(host: &mut Rtnl, requests: Requests) -> Result<()> {
+    match host.run(requests).and_then(weft_net::route::Answers::all) {
+        Err(error) if error.exists() || error.is_not_found() => Ok(()),
+        done => done.told(),
+    }
+}
+
+/// A bridge is the gateway of one IPv4 subnet, and of IPv6 subnets that do not overlap.
+fn conflict(found: IpNetwork, wanted: IpNetwork) -> bool {
+    match (found, wanted) {
+        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
+        (IpNetwork::V6(found), IpNetwork::V6(wanted)) => {
+            !found.ip().is_unicast_link_local() && found.overlaps(wanted)
+        }
+        _ => false,
+    }
+}
+
+fn is_leftover(_: &Address, _: &[IpNetwork]) -> bool {
+    false
+}
+
+fn occupied(link: &Link, rival: &Address, wanted: &IpNetwork) -> Error {
+    let name = &link.name;
+    Error::config(format!("{name:?} already has an IP address different from {wanted}: it has {}", rival.address))
+        .with_details(format!(
+            "if no pod uses {} any more, remove it with `ip address del {} dev {name}`, or set \"forceAddress\"; \
+             otherwise give this network a \"bridge\" of its own",
+            rival.address, rival.address
+        ))
+}
+
+fn forward(addresses: &[IpNetwork]) -> Result<()> {
+    if addresses.iter().any(IpNetwork::is_ipv4) {
+        set(Key::new(["net", "ipv4", "ip_forward"]))?;
+    }
+    if addresses.iter().any(IpNetwork::is_ipv6) {
+        forward_ipv6()?;
+    }
+    Ok(())
+}
+
+/// The kernel forgets the default routes that routers advertised to interfaces of a host that
+/// begins to forward, unless those interfaces say (2) that they listen all the same.
+fn forward_ipv6() -> Result<()> {
+    let key = Key::ipv6_conf("all", "forwarding");
+    let forwards = key.as_ref().map(Key::read).transpose().told()?.flatten();
+    if forwards.as_deref() == Some("0") {
+        let interfaces = fs::read_dir("/proc/sys/net/ipv6/conf")
+            .into_iter()
+            .flatten()
+            .flatten();
+        for interface in interfaces {
+            let name = interface.file_name();
+            let Some(name) = name
+                .to_str()
+                .filter(|name| !matches!(*name, "all" | "default" | "lo"))
+            else {
+                continue;
+            };
+            let Some(accepts) = Key::ipv6_conf(name, "accept_ra") else {
+                continue;
+            };
+            if accepts.read().ok().flatten().as_deref() == Some("1") {
+                // An interface that goes away meanwhile has no routes to keep.
+                let _ = accepts.set("2");
+            }
+        }
+    }
+    set(key)
+}
+
+fn set(key: Option<Key>) -> Result<()> {
+    let Some(key) = key else { return Ok(()) };
+    key.set("1").map(drop).told().map_err(|error| {
+        error
+            .within("failed to enable forwarding")
+            .with_details(format!(
+                "pods reach nothing beyond their node without it: set {key} to 1 on the host"
+            ))
+    })
+}

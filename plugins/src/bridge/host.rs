@@ -1,0 +1,126 @@
+//! The host's side: the bridge itself, and what the host knows of the pod.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use weft_cni::{Error, Outcome, Result};
+use weft_net::{
+    Mac,
+    route::{Link, LinkChange, Neighbour, NeighbourState, NewBridge, Requests, Rtnl},
+    sysctl::Key,
+};
+
+use super::conf::Plan;
+use crate::told::Told;
+
+/// The bridge as the configuration wants it, made if it is not there.
+pub(super) fn ensure_bridge(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
+    match host.link(plan.bridge.as_str()) {
+        Ok(bridge) => adopt(host, bridge, plan),
+        Err(error) if error.is_not_found() => create(host, plan),
+        Err(error) => Err(error).told(),
+    }
+}
+
+fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
+    let bridge = NewBridge {
+        name: &plan.bridge,
+        // An address given at birth stays: without one it changes as ports come and go.
+        mac: Some(random_mac()),
+        mtu: plan.mtu,
+        vlan_filtering: plan.vlans.is_some().then_some(true),
+        promisc: plan.promiscuous,
+    };
+    let made = host.one(|r| r.create_bridge(&bridge));
+    let created = made.is_ok();
+    match made {
+        // Another pod's ADD was faster.
+        Err(error) if error.exists() => {}
+        made => made.told()?,
+    }
+    if created {
+        ignore_router_advertisements(&plan.bridge)?;
+    }
+    let bridge = host.link(plan.bridge.as_str()).told()?;
+    let adopted = adopt(host, bridge, plan);
+    if adopted.is_err() && created {
+        // Nobody else can use a bridge that this kernel cannot make as it is configured.
+        let _ = host.one(|r| r.delete_link(plan.bridge.as_str()));
+    }
+    adopted
+}
+
+/// Puts right what somebody else's bridge, or an earlier configuration's, has different.
+fn adopt(host: &mut Rtnl, mut bridge: Link, plan: &Plan) -> Result<Link> {
+    if !bridge.is_bridge() {
+        let kind = bridge.kind.as_deref().unwrap_or("a device");
+        return Err(Error::config(format!(
+            "{:?} already exists but is not a bridge: it is {kind}",
+            bridge.name
+        ))
+        .with_details("name another \"bridge\" in the configuration, or remove that link"));
+    }
+    if plan.vlans.is_some() && !bridge.bridge.is_some_and(|set| set.vlan_filtering) {
+        super::vlan::filter(host, &bridge)?;
+    }
+    let change = LinkChange {
+        up: (!bridge.up).then_some(true),
+        promisc: (plan.promiscuous && !bridge.promisc).then_some(true),
+        mtu: new_mtu(host, &bridge, plan)?,
+        ..LinkChange::default()
+    };
+    if change.up.is_some() || change.promisc.is_some() || change.mtu.is_some() {
+        host.one(|r| r.set_link(bridge.index, &change)).told()?;
+        bridge = host.link(bridge.index).told()?;
+    }
+    Ok(bridge)
+}
+
+/// A bridge whose MTU is above a port's drops what is too long for that port without a word, so it
+/// is lowered at once, and raised only while no pod is on it.
+fn new_mtu(host: &mut Rtnl, bridge: &Link, plan: &Plan) -> Result<Option<u32>> {
+    let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) else {
+        return Ok(None);
+    };
+    let may = mtu < bridge.mtu || host.links_of_master(bridge.index).told()?.is_empty();
+    Ok(may.then_some(mtu))
+}
+
+/// Nobody but us gives a bridge, or a pod's port of it, an address.
+pub(super) fn ignore_router_advertisements(link: &str) -> Result<()> {
+    let Some(key) = Key::ipv6_conf(link, "accept_ra") else {
+        return Ok(());
+    };
+    // Where /proc/sys is read-only the kernel's default stays: a nuisance, no failure.
+    match key.set("0") {
+        Err(error) if !error.is_read_only() => Err(error).told(),
+        _ => Ok(()),
+    }
+}
+
+/// Tells the host which MAC the pod's addresses have: whoever had them before may still be
+/// remembered, and traffic to a MAC that is gone is lost until the kernel gives up on it.
+pub(super) fn greet(host: &mut Rtnl, link: &Link, mac: Mac, outcome: &Outcome) -> Result<()> {
+    if outcome.ips.is_empty() {
+        return Ok(());
+    }
+    let mut requests = Requests::new();
+    for ip in &outcome.ips {
+        let neighbour = Neighbour {
+            link: link.index,
+            address: ip.address.ip(),
+            mac: Some(mac),
+            state: NeighbourState::Reachable,
+        };
+        let _ = requests.replace_neighbour(&neighbour);
+    }
+    host.run(requests)
+        .and_then(weft_net::route::Answers::all)
+        .told()
+}
+
+fn random_mac() -> Mac {
+    let random = RandomState::new().build_hasher().finish().to_ne_bytes();
+    let mut mac: [u8; 6] = std::array::from_fn(|i| random[i]);
+    mac[0] = mac[0] & !1 | 2;
+    Mac(mac)
+}

@@ -1,0 +1,137 @@
+//! DEL, and the undo of an ADD that failed: everything that is this attachment's, whatever of it
+//! there is. One thing that cannot be removed keeps nothing else from being removed, and the
+//! reservation goes last, since by it the rest is found.
+
+use std::net::IpAddr;
+
+use weft_cni::{Call, Delegate, Error, Result};
+use weft_net::{
+    Namespace,
+    route::{Link, Requests, Rtnl},
+};
+
+use super::{conf, masquerade, spoof};
+use crate::{namespace, owner::Owner, told::Told};
+
+pub(super) fn remove(call: &Call) -> Result<()> {
+    let owner = Owner::of(call);
+    let mut failures = Vec::new();
+    let mut note = |result: Result<()>| failures.extend(result.err());
+
+    let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
+    let ipam = find_ipam(call).unwrap_or_else(|error| {
+        note(Err(error));
+        None
+    });
+    let addresses = known_addresses(call, ipam.as_ref());
+    note(remove_links(
+        call,
+        &owner,
+        &bridge,
+        addresses.as_deref().unwrap_or_default(),
+    ));
+    note(masquerade::dismiss(&owner, addresses.as_deref()));
+    if call
+        .conf
+        .object()
+        .truth("macspoofchk")
+        .ok()
+        .flatten()
+        .unwrap_or_default()
+    {
+        note(spoof::release(&owner).told());
+    }
+    if let Some(ipam) = ipam {
+        note(ipam.del(call));
+    }
+    Error::all(failures)
+}
+
+fn find_ipam(call: &Call) -> Result<Option<Delegate>> {
+    let Some(name) = call.conf.ipam_type()? else {
+        return Ok(None);
+    };
+    Delegate::find(call, name).map(Some)
+}
+
+/// The attachment's addresses; nothing where nobody can tell.
+fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> {
+    let told = call.conf.prev_result().ok().flatten();
+    let told = told
+        .iter()
+        .flat_map(|result| result.addresses_in_pod(call.ifname()));
+    let mut addresses: Vec<IpAddr> = told.map(|ip| ip.address.ip()).collect();
+    match ipam {
+        None => {}
+        // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
+        Some(ipam) if ipam.is_ours() => addresses.extend(reserved(call)),
+        Some(_) if addresses.is_empty() => return None,
+        Some(_) => {}
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    Some(addresses)
+}
+
+/// The veth pair, and what the host remembers of the addresses behind it.
+fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
+    let mut host = Rtnl::open().told()?;
+    let mut requests = Requests::new();
+    let bridge = requests.get_link(bridge);
+    let host_veth = owner.host_veth();
+    let deleted = requests.delete_link(host_veth.as_str());
+    let mut answers = host.run(requests).told()?;
+    let bridge = answers.take(bridge).ok();
+    match answers.take(deleted) {
+        Err(error) if error.is_not_found() => remove_in_pod(call, &mut host, bridge.as_ref())?,
+        deleted => deleted.told()?,
+    }
+    let Some(bridge) = bridge.filter(|_| !addresses.is_empty()) else {
+        return Ok(());
+    };
+    let mut requests = Requests::new();
+    for address in addresses {
+        let _ = requests.delete_neighbour(bridge.index, *address);
+    }
+    // None of them need be there.
+    host.run(requests).map(drop).told()
+}
+
+/// A pod that another plugin wired has a host end of another name: it is found from the pod's own.
+/// Only a pair that ends at this network's bridge is taken, since a path that was recycled may lead
+/// to somebody else's namespace.
+fn remove_in_pod(call: &Call, host: &mut Rtnl, bridge: Option<&Link>) -> Result<()> {
+    let Some(namespace) = namespace::if_there(call)? else {
+        return Ok(());
+    };
+    if Namespace::current().told()?.same_as(&namespace) {
+        return Ok(());
+    }
+    let mut pod = Rtnl::open_in(&namespace).told()?;
+    let link = match pod.link(call.ifname()) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        link => link.told()?,
+    };
+    if !link.is_veth() || !ends_at(host, &link, bridge)? {
+        return Ok(());
+    }
+    match pod.one(|r| r.delete_link(link.index)) {
+        Err(error) if error.is_not_found() => Ok(()),
+        deleted => deleted.told(),
+    }
+}
+
+fn ends_at(host: &mut Rtnl, pod_link: &Link, bridge: Option<&Link>) -> Result<bool> {
+    let Some(port) = pod_link.link else {
+        return Ok(false);
+    };
+    let port = match host.link(port) {
+        Err(error) if error.is_not_found() => return Ok(false),
+        port => port.told()?,
+    };
+    let pair = port.is_veth() && port.link == Some(pod_link.index);
+    Ok(pair && port.master == bridge.map(|bridge| bridge.index))
+}
+fn reserved(_: &Call) -> Vec<IpAddr> {
+    Vec::new()
+}
