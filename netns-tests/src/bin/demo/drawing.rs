@@ -10,10 +10,7 @@ pub(crate) fn pods(first: &Value, second: &Value, host_port: u16, pod_port: u16)
     let (one, two) = (ip(first, 0, "address"), ip(second, 0, "address"));
     let (one6, two6) = (ip(first, 1, "address"), ip(second, 1, "address"));
     let (gateway, gateway6) = (ip(first, 0, "gateway"), ip(first, 1, "gateway"));
-    let mapping = format!(
-        "port {host_port} ──► {two_short}:{pod_port}",
-        two_short = host(&two)
-    );
+    let mapping = format!("host port {host_port} ─► {}:{pod_port}", host(&two));
 
     println!();
     println!("    ┌─ node ────────────────────────────────────────────┐");
