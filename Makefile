@@ -1,0 +1,126 @@
+# What there is to do with Weft. Every target brings what it needs: as root it
+# installs the missing Debian packages, otherwise it names them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PLUGINS := bridge host-local portmap loopback flannel
+DESTDIR ?=
+BINDIR ?= /opt/cni/bin
+# Where tests record what they had to skip, and why.
+export WEFT_SKIPS ?= $(CURDIR)/target/skips
+# How long, in seconds, each fuzz target and the soak run.
+FUZZ_TIME ?= 60
+SOAK_TIME ?= 600
+
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE = target/$(TRIPLE)/release/weft-cni
+# Static starts sooner than dynamic, and runs on a host with any C library.
+STATIC := -C target-feature=+crt-static -C relocation-model=static
+
+TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
+	containernetworking-plugins netavark containerd runc podman
+VM_PACKAGES := qemu-system-x86 linux-image-amd64 busybox-static cpio
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: build
+build: rust ## the static executable, under every plugin's name, in dist/bin
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-plugins
+	@$(call place,$(CURDIR)/dist/bin)
+
+.PHONY: demo
+demo: build ## two pods on one bridge, in a private world: what happens, step by step
+	@cargo run --quiet --locked -p weft-netns --bin demo
+
+.PHONY: test
+test: rust lint-tools test-packages build ## everything: format, lints, units, properties, real kernel, real clients
+	@mkdir -p "$(dir $(WEFT_SKIPS))" && : > "$(WEFT_SKIPS)"
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --no-fail-fast
+
+.PHONY: check
+check: rust lint-tools ## format, lints and unit tests: quick, no root, no packages
+	cargo fmt --all --check
+	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	cargo test --quiet --locked --workspace --lib
+
+.PHONY: bench
+bench: test-packages build ## ours, the Go plugins, netavark and the floor, side by side
+	cargo run --quiet --locked --profile bench -p weft-benches
+
+.PHONY: fuzz
+fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly
+	@cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
+	@for target in $$(cargo +nightly fuzz list); do \
+		echo "fuzz $$target for $(FUZZ_TIME) s"; \
+		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_TIME) -timeout=1; \
+	done
+
+.PHONY: soak
+soak: test-packages build ## the tests named soak, SOAK_TIME seconds
+	WEFT_SOAK=$(SOAK_TIME) cargo test --locked --workspace -- --ignored --nocapture soak
+
+.PHONY: test-vm
+test-vm: build ## what this kernel lacks (VLAN filtering), in a guest with Debian's own kernel
+	@$(call packages,$(VM_PACKAGES))
+	netns-tests/vm/run
+
+.PHONY: install
+install: build ## the plugins into DESTDIR/BINDIR, each replaced by one rename
+	@$(call place,$(DESTDIR)$(BINDIR))
+
+.PHONY: clean
+clean: ## what was built
+	cargo clean
+	rm -rf dist
+
+# --- what targets need -------------------------------------------------------
+
+.PHONY: rust
+rust:
+	@command -v cargo >/dev/null || { echo "make: needs Rust 1.88 or newer (https://rustup.rs)" >&2; exit 1; }
+	@command -v cc >/dev/null || { $(call packages,gcc libc6-dev); }
+
+.PHONY: lint-tools
+lint-tools:
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
+
+.PHONY: test-packages
+test-packages:
+	@$(call packages,$(TEST_PACKAGES))
+
+# Installs what is missing of $(1) as root on Debian; names it otherwise, and the
+# tests that need it skip themselves loudly.
+define packages
+	missing=; \
+	for package in $(1); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=" $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get -qq update; \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	else \
+		echo "make: not installed (tests that need them are skipped):$$missing" >&2; \
+	fi
+endef
+
+# Puts the executable and its names into the directory $(1). Every file appears
+# by a rename: a runtime that starts a plugin meanwhile gets the old or the new.
+define place
+	mkdir -p "$(1)"; \
+	cp $(RELEASE) "$(1)/.weft-cni.new"; \
+	mv -f "$(1)/.weft-cni.new" "$(1)/weft-cni"; \
+	for name in $(PLUGINS); do \
+		ln -f "$(1)/weft-cni" "$(1)/.$$name.new"; \
+		mv -f "$(1)/.$$name.new" "$(1)/$$name"; \
+	done; \
+	echo "$$(stat -c %s "$(1)/weft-cni") bytes, as: $(PLUGINS) in $(1)"
+endef
