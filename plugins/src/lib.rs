@@ -1,8 +1,14 @@
 //! The CNI plugins, one room each. A pod's way through one: parse → plan → apply, undo on error.
 
 pub mod bridge;
+pub mod flannel;
 pub mod loopback;
 mod namespace;
 pub mod owner;
 pub mod pods;
 mod told;
+
+use weft_cni::Plugin;
+
+/// Every plugin in this executable.
+pub static SUITE: &[&dyn Plugin] = &[&flannel::Flannel, &loopback::Loopback];
