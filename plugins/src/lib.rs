@@ -1,6 +1,7 @@
 //! The CNI plugins, one room each. A pod's way through one: parse → plan → apply, undo on error.
 
 pub mod bridge;
+pub mod flannel;
 pub mod loopback;
 mod namespace;
 pub mod owner;
@@ -10,4 +11,4 @@ mod told;
 use weft_cni::Plugin;
 
 /// Every plugin in the executable.
-pub const SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &loopback::Loopback];
+pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &flannel::Flannel, &loopback::Loopback];

@@ -3,10 +3,7 @@
 use std::{env, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
-    let path = env::args_os().next().unwrap_or_default();
-    let name = Path::new(&path)
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
-    weft_cni::run(&name, weft_plugins::SUITE)
+    let called = env::args_os().next().unwrap_or_default();
+    let name = Path::new(&called).file_name().unwrap_or_default();
+    weft_cni::run(&name.to_string_lossy(), weft_plugins::SUITE)
 }
