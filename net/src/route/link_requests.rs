@@ -156,6 +156,25 @@ impl Requests {
         self.change(RTM_DELLINK, 0, format!("delete {link}"), &link.message())
     }
 
+    /// Has the kernel tell everybody on the link which hardware address its IP addresses have,
+    /// so that nobody goes on sending to a former owner: a gratuitous ARP for every IPv4 address
+    /// if [`Ipv4Conf::ArpNotify`] is 1, and an unsolicited advertisement for every usable IPv6
+    /// address if net/ipv6/conf/*/ndisc_notify is 1.
+    ///
+    /// It sets the address the link has, which changes nothing but counts as a change of address
+    /// (NETDEV_CHANGEADDR). Raising the link counts as one too, but that early the bridge port at
+    /// the other end mostly does not forward yet. Sending the frames ourselves would cost a packet
+    /// socket, and closing one waits for an RCU grace period.
+    pub fn announce<'a>(&mut self, link: impl Into<LinkRef<'a>>, mac: Mac) -> Ticket<()> {
+        self.set_link(
+            link,
+            &LinkChange {
+                mac: Some(mac),
+                ..LinkChange::default()
+            },
+        )
+    }
+
     pub fn set_up<'a>(&mut self, link: impl Into<LinkRef<'a>>) -> Ticket<()> {
         self.set_link(
             link,

@@ -6,6 +6,7 @@
 )]
 
 mod addresses;
+mod announcements;
 mod links;
 mod namespaces;
 mod neighbours;
