@@ -6,8 +6,9 @@ use std::fmt;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::object::{Chain, Element, Set, Table, Value};
+use super::object::{Chain, Set, Table, Value};
 use super::read::{self, Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+use super::set::Element;
 use super::transaction::{Transaction, elements_payload, payload};
 use super::wire::{Attrs, Writer, hex};
 use super::{attr, kind};
