@@ -84,10 +84,13 @@ impl Conntrack {
         let request = request(&common(filters));
         let doing = format!("list tracked {} connections", version(is_ipv6));
         self.socket
-            .dump(GET, &doing, request.bytes(), |_, payload| {
+            .dump(GET, &doing, request.bytes(), |payload, found| {
                 // Kernels before 5.8 ignore the filter and send everything.
-                Ok(Connection::parse(payload)
-                    .filter(|found| filters.iter().any(|filter| filter.matches(found))))
+                found.extend(
+                    Connection::parse(payload)
+                        .filter(|found| filters.iter().any(|filter| filter.matches(found))),
+                );
+                Some(())
             })
     }
 

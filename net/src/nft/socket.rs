@@ -191,16 +191,22 @@ impl NftSocket {
         self.dump_rules(&format!("list rules of {table}"), table, None)
     }
 
-    /// The elements of a set, in no order; `ENOENT` if there is no such set.
+    /// The elements of a set, in no order; `ENOENT` if there is no such set. It begins again when
+    /// the ruleset was changed meanwhile: for elements the kernel does not say so itself, and
+    /// leaves out some or repeats them.
     pub fn elements(&mut self, set: Set<'_>) -> Result<Vec<StoredElement>> {
         let w = elements_payload(set);
-        let lists = self.dump(
-            kind::GET_ELEMENT,
-            &format!("list elements of {set}"),
-            &w,
-            &mut |payload| Some(StoredElement::parse_list(payload).collect::<Vec<_>>()),
-        )?;
-        Ok(lists.concat())
+        let doing = format!("list elements of {set}");
+        self.retry(|nft| {
+            let before = nft.generation()?;
+            let lists = nft.dump(kind::GET_ELEMENT, &doing, &w, &mut |payload| {
+                Some(StoredElement::parse_list(payload).collect::<Vec<_>>())
+            })?;
+            if nft.generation()? != before {
+                return Err(Error::new(&doing, Errno::RESTART));
+            }
+            Ok(lists.concat())
+        })
     }
 
     fn dump_rules(

@@ -1,7 +1,9 @@
 //! Others change the ruleset at the worst moment.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::io::Errno;
-use weft_net::nft::{Element, NftSocket, Object, Transaction};
+use weft_net::nft::{Element, NftSocket, Object, Transaction, Value};
 
 use crate::common::{
     HOSTPORTS, hostports_skeleton, hostports4, in_fresh_namespace, mapping, run, target,
@@ -179,4 +181,58 @@ fn sixteen_threads_add_and_delete_their_own_at_once() {
         });
         assert!(owners(&mut nft).is_empty());
     });
+}
+
+#[test]
+fn a_large_map_is_listed_whole_while_others_change_the_ruleset() {
+    const COUNT: u16 = 5000;
+    in_fresh_namespace(|mut nft| {
+        skeleton_with(&mut nft, &[]);
+        let keys: Vec<_> = (0..COUNT).map(mapping).collect();
+        let value = target(80);
+        let elements: Vec<_> = keys
+            .iter()
+            .map(|key| Element::new(key).value(&value))
+            .collect();
+        let mut transaction = Transaction::new();
+        transaction.add_elements(hostports4(), &elements);
+        nft.commit(transaction).unwrap();
+
+        let rests = AtomicBool::new(false);
+        let mut rival = NftSocket::open().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                come_and_go(&mut rival, COUNT, 30);
+                rests.store(true, Ordering::Release);
+            });
+            let mut last = false;
+            while !last {
+                last = rests.load(Ordering::Acquire);
+                let found = nft.elements(hostports4()).unwrap();
+                let stable = found
+                    .iter()
+                    .filter(|e| e.value() == Value::Bytes(&value))
+                    .count();
+                assert_eq!(stable, usize::from(COUNT));
+            }
+        });
+    });
+}
+
+/// Five hundred elements from `port` on, put in and taken out again.
+fn come_and_go(rival: &mut NftSocket, port: u16, times: usize) {
+    let keys: Vec<_> = (port..port + 500).map(mapping).collect();
+    let value = target(81);
+    let elements: Vec<_> = keys
+        .iter()
+        .map(|key| Element::new(key).value(&value))
+        .collect();
+    for _ in 0..times {
+        let mut transaction = Transaction::new();
+        transaction.create_elements(hostports4(), &elements);
+        rival.commit(transaction).unwrap();
+        let mut transaction = Transaction::new();
+        transaction.delete_elements(hostports4(), &elements);
+        rival.commit(transaction).unwrap();
+    }
 }
