@@ -20,8 +20,12 @@ fn host_with_mappings(nft: &mut NftSocket, ports: &[u16]) {
     for address in ["10.0.0.1/32", "10.1.0.5/32", "10.1.0.6/32"] {
         run("ip", &format!("addr add {address} dev lo"));
     }
-    for address in ["fd00::1/128", "fd01::5/128"] {
-        run("ip", &format!("addr add {address} dev lo nodad"));
+    for address in ["fd00::1", "fd01::5"] {
+        run("ip", &format!("addr add {address}/128 dev lo nodad"));
+        // The kernel makes an IPv6 address's route later, by itself.
+        while !run("ip", "-6 route show table local").contains(address) {
+            std::thread::yield_now();
+        }
     }
     let mut transaction = Transaction::new();
     hostports_skeleton(&mut transaction);
