@@ -186,6 +186,11 @@ impl StoredElement {
         self.attrs().be32(attr::ELEMENT_FLAGS).unwrap_or(0) & super::set::INTERVAL_END != 0
     }
 
+    /// What no other element of the set has: where one range ends the next may begin.
+    pub(super) fn place(&self) -> (&[u8], bool) {
+        (self.key(), self.is_range_end())
+    }
+
     fn attrs(&self) -> Attrs<'_> {
         Attrs(&self.attributes)
     }

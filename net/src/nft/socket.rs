@@ -191,9 +191,11 @@ impl NftSocket {
         self.dump_rules(&format!("list rules of {table}"), table, None)
     }
 
-    /// The elements of a set, in no order; `ENOENT` if there is no such set. It begins again when
-    /// the ruleset was changed meanwhile: for elements the kernel does not say so itself, and
-    /// leaves out some or repeats them.
+    /// The elements of a set, by key; `ENOENT` if there is no such set.
+    ///
+    /// The kernel counts its way through a hash table, which is rebuilt behind the scenes after it
+    /// has grown, and does not tell: a listing of more than one datagram may then repeat elements
+    /// and lack as many. So it begins again when the ruleset changed or an element came twice.
     pub fn elements(&mut self, set: Set<'_>) -> Result<Vec<StoredElement>> {
         let w = elements_payload(set);
         let doing = format!("list elements of {set}");
@@ -202,10 +204,15 @@ impl NftSocket {
             let lists = nft.dump(kind::GET_ELEMENT, &doing, &w, &mut |payload| {
                 Some(StoredElement::parse_list(payload).collect::<Vec<_>>())
             })?;
-            if nft.generation()? != before {
+            let mut elements = lists.concat();
+            elements.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+            let repeats = elements
+                .windows(2)
+                .any(|pair| pair[0].place() == pair[1].place());
+            if repeats || nft.generation()? != before {
                 return Err(Error::new(&doing, Errno::RESTART));
             }
-            Ok(lists.concat())
+            Ok(elements)
         })
     }
 
