@@ -1,2 +1,4 @@
 mod choice;
+mod conf;
+mod error;
 mod range;
