@@ -36,7 +36,11 @@ pub(crate) struct Bitmap(pub(crate) [u64; 4]);
 /// Every address of the set once, beginning after `last` where that is of the set.
 pub(crate) fn turns(set: &RangeSet, last: Option<IpAddr>) -> Vec<Turn<'_>> {
     let ranges = set.ranges();
-    let whole = |range| Turn { range, from: number(range.start), to: number(range.end) };
+    let whole = |range| Turn {
+        range,
+        from: number(range.start),
+        to: number(range.end),
+    };
     let found = last.and_then(|last| {
         let at = ranges.iter().position(|range| range.contains(last))?;
         Some((at, number(last)))
@@ -48,7 +52,10 @@ pub(crate) fn turns(set: &RangeSet, last: Option<IpAddr>) -> Vec<Turn<'_>> {
     let (own, after) = (whole(&rest[0]), &rest[1..]);
     let mut turns = Vec::with_capacity(ranges.len() + 1);
     if last < own.to {
-        turns.push(Turn { from: last + 1, ..own });
+        turns.push(Turn {
+            from: last + 1,
+            ..own
+        });
     }
     turns.extend(after.iter().chain(before).map(whole));
     turns.push(Turn { to: last, ..own });
@@ -65,14 +72,20 @@ pub(crate) fn first_free<'a, E>(
         let gateway = number(turn.range.gateway);
         let mut from = turn.from;
         loop {
-            let block = Block { v4, prefix: from >> BLOCK_BITS };
+            let block = Block {
+                v4,
+                prefix: from >> BLOCK_BITS,
+            };
             let to = turn.to.min(from | LAST_OF_BLOCK);
             let taken = taken(block)?;
             let free = |n: &u128| *n != gateway && !taken.has(offset(*n));
             if !taken.is_full()
                 && let Some(found) = (from..=to).find(free)
             {
-                return Ok(Some(Candidate { address: address(v4, found), range: turn.range }));
+                return Ok(Some(Candidate {
+                    address: address(v4, found),
+                    range: turn.range,
+                }));
             }
             if to == turn.to {
                 break;
@@ -85,7 +98,10 @@ pub(crate) fn first_free<'a, E>(
 
 impl Block {
     pub(crate) fn of(ip: IpAddr) -> Self {
-        Self { v4: ip.is_ipv4(), prefix: number(ip) >> BLOCK_BITS }
+        Self {
+            v4: ip.is_ipv4(),
+            prefix: number(ip) >> BLOCK_BITS,
+        }
     }
 }
 
@@ -149,19 +165,32 @@ mod tests {
             here.for_each(|ip| bitmap.set(offset(number(*ip))));
             Ok::<_, Infallible>(bitmap)
         };
-        first_free(&turns(set, last), bitmap).unwrap().map(|found| found.address)
+        first_free(&turns(set, last), bitmap)
+            .unwrap()
+            .map(|found| found.address)
     }
 
     /// One address after the other, as the rule is told.
-    fn choose_slowly(set: &RangeSet, last: Option<IpAddr>, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    fn choose_slowly(
+        set: &RangeSet,
+        last: Option<IpAddr>,
+        taken: &BTreeSet<IpAddr>,
+    ) -> Option<IpAddr> {
         let all: Vec<(IpAddr, IpAddr)> = set
             .ranges()
             .iter()
-            .flat_map(|r| (number(r.start)..=number(r.end)).map(|n| (address(r.is_v4(), n), r.gateway)))
+            .flat_map(|r| {
+                (number(r.start)..=number(r.end)).map(|n| (address(r.is_v4(), n), r.gateway))
+            })
             .collect();
-        let first = all.iter().position(|(ip, _)| Some(*ip) == last).map_or(0, |at| at + 1);
+        let first = all
+            .iter()
+            .position(|(ip, _)| Some(*ip) == last)
+            .map_or(0, |at| at + 1);
         let turn = all[first..].iter().chain(&all[..first]);
-        turn.copied().find(|(ip, gateway)| ip != gateway && !taken.contains(ip)).map(|(ip, _)| ip)
+        turn.copied()
+            .find(|(ip, gateway)| ip != gateway && !taken.contains(ip))
+            .map(|(ip, _)| ip)
     }
 
     #[test]
@@ -182,7 +211,11 @@ mod tests {
     #[test]
     fn after_the_end_of_one_range_comes_the_next() {
         let set = set(&[("10.0.0.0/29", "", ""), ("10.1.0.0/29", "", "")]);
-        let after = |last: &str| choose(&set, last.parse().ok(), &BTreeSet::new()).unwrap().to_string();
+        let after = |last: &str| {
+            choose(&set, last.parse().ok(), &BTreeSet::new())
+                .unwrap()
+                .to_string()
+        };
         assert_eq!(after("10.0.0.6"), "10.1.0.2");
         assert_eq!(after("10.1.0.6"), "10.0.0.2");
         assert_eq!(after("192.168.0.1"), "10.0.0.2", "no longer of the set");
@@ -197,7 +230,10 @@ mod tests {
     #[test]
     fn the_very_last_address_of_all_can_be_had() {
         let set = set(&[("255.255.255.252/30", "255.255.255.255", "255.255.255.255")]);
-        assert_eq!(choose(&set, None, &BTreeSet::new()), Some("255.255.255.255".parse().unwrap()));
+        assert_eq!(
+            choose(&set, None, &BTreeSet::new()),
+            Some("255.255.255.255".parse().unwrap())
+        );
     }
 
     fn some_set() -> impl Strategy<Value = RangeSet> {

@@ -86,7 +86,8 @@ pub(crate) fn range_sets(conf: &Conf) -> Result<Vec<RangeSet>> {
             .with_details("\"ipam\" needs \"ranges\": [[{\"subnet\": \"10.1.2.0/24\"}]]"));
     }
     let set = |(number, drafts): (usize, &Vec<Draft>)| {
-        RangeSet::new(drafts).map_err(|error| error.within(format_args!("invalid range set {number}")))
+        RangeSet::new(drafts)
+            .map_err(|error| error.within(format_args!("invalid range set {number}")))
     };
     let sets: Vec<RangeSet> = drafts.iter().enumerate().map(set).collect::<Result<_>>()?;
     judge_sets(&sets, conf.version())?;
@@ -116,8 +117,10 @@ fn judge_sets(sets: &[RangeSet], version: Version) -> Result<()> {
     for (at, one) in sets.iter().enumerate() {
         if let Some(other) = sets[at + 1..].iter().position(|other| one.overlaps(other)) {
             let (other, two) = (at + 1 + other, &sets[at + 1 + other]);
-            return Err(Error::config(format!("range set {at} overlaps with {other}"))
-                .with_details(format!("{one} and {two}")));
+            return Err(
+                Error::config(format!("range set {at} overlaps with {other}"))
+                    .with_details(format!("{one} and {two}")),
+            );
         }
     }
     Ok(())
@@ -149,7 +152,9 @@ fn draft(range: &Object<'_>) -> Result<Option<Draft>> {
     Ok(Some(Draft {
         subnet: network(subnet).ok_or_else(|| {
             let place = range.place_of("subnet");
-            Error::config(format!("{place} is {subnet:?}, not a subnet such as 10.1.2.0/24"))
+            Error::config(format!(
+                "{place} is {subnet:?}, not a subnet such as 10.1.2.0/24"
+            ))
         })?,
         start: ip(range, "rangeStart")?,
         end: ip(range, "rangeEnd")?,
@@ -176,16 +181,24 @@ fn ip(range: &Object<'_>, key: &str) -> Result<Option<IpAddr>> {
 fn requested(call: &Call) -> Result<Vec<IpAddr>> {
     let args = Args::parse(&call.env.args, &["IP"])?;
     let mut texts: Vec<String> = args.get("IP").map(str::to_owned).into_iter().collect();
-    for object in [call.conf.cni_args()?, call.conf.runtime_config()?].into_iter().flatten() {
+    for object in [call.conf.cni_args()?, call.conf.runtime_config()?]
+        .into_iter()
+        .flatten()
+    {
         texts.extend(object.texts("ips")?.unwrap_or_default());
     }
     let mut requested = Vec::new();
     for text in texts.iter().filter(|text| !text.is_empty()) {
-        let address = text.split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok());
+        let address = text
+            .split('/')
+            .next()
+            .and_then(|ip| ip.parse::<IpAddr>().ok());
         let well_formed = !text.contains('/') || network(text).is_some();
         let Some(address) = address.filter(|_| well_formed) else {
-            return Err(Error::config(format!("cannot understand ip: {text:?} was requested"))
-                .with_details("an address is wanted, with or without a prefix length"));
+            return Err(
+                Error::config(format!("cannot understand ip: {text:?} was requested"))
+                    .with_details("an address is wanted, with or without a prefix length"),
+            );
         };
         let address = address.to_canonical();
         if !requested.contains(&address) {
@@ -200,7 +213,9 @@ fn dns(ipam: &Object<'_>) -> Result<Dns> {
         return Ok(Dns::default());
     };
     let text = read_resolv_conf(Path::new(path)).map_err(|why| {
-        Error::io(format!("cannot read the \"resolvConf\" of \"ipam\", {path:?}: {why}"))
+        Error::io(format!(
+            "cannot read the \"resolvConf\" of \"ipam\", {path:?}: {why}"
+        ))
     })?;
     Ok(parse_resolv_conf(&text))
 }
@@ -208,7 +223,10 @@ fn dns(ipam: &Object<'_>) -> Result<Dns> {
 fn read_resolv_conf(path: &Path) -> io::Result<String> {
     // What is no plain file must not keep us waiting.
     let waitless = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(waitless).open(path)?;
+    let file = File::options()
+        .read(true)
+        .custom_flags(waitless)
+        .open(path)?;
     let mut text = Vec::new();
     file.take(LARGEST_RESOLV_CONF).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -216,7 +234,11 @@ fn read_resolv_conf(path: &Path) -> io::Result<String> {
 
 fn parse_resolv_conf(text: &str) -> Dns {
     let mut dns = Dns::default();
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with(['#', ';']))
+    {
         let mut fields = line.split_whitespace().map(str::to_owned);
         let (Some(key), Some(first)) = (fields.next(), fields.next()) else {
             continue;
@@ -244,7 +266,9 @@ mod tests {
     use super::*;
 
     fn call(version: &str, conf: Value, args: &str) -> Call {
-        let Value::Object(mut fields) = conf else { panic!("an object") };
+        let Value::Object(mut fields) = conf else {
+            panic!("an object")
+        };
         fields.insert("name".into(), "net".into());
         fields.insert("cniVersion".into(), version.into());
         Call {
@@ -281,9 +305,16 @@ mod tests {
         .unwrap();
         assert_eq!(
             sets(&plan),
-            ["10.9.0.1-10.9.0.254", "10.1.2.9-10.1.2.254", "fd99::1-fd99::ffff:ffff:ffff:ffff"]
+            [
+                "10.9.0.1-10.9.0.254",
+                "10.1.2.9-10.1.2.254",
+                "fd99::1-fd99::ffff:ffff:ffff:ffff"
+            ]
         );
-        assert_eq!(plan.place.reservations, Path::new("/var/lib/cni/networks/net"));
+        assert_eq!(
+            plan.place.reservations,
+            Path::new("/var/lib/cni/networks/net")
+        );
     }
 
     #[test]
@@ -292,30 +323,67 @@ mod tests {
             (json!({}), "IPAM config missing 'ipam' key"),
             (json!({"ipam": {}}), "no IP ranges specified"),
             (json!({"ipam": {"ranges": []}}), "no IP ranges specified"),
-            (json!({"ipam": {"ranges": [[]]}}), "invalid range set 0: empty range set"),
-            (json!({"ipam": {"ranges": [[{"gateway": "10.0.0.1"}]]}}), "\"ipam\" → \"ranges\"[0][0] has no \"subnet\""),
-            (json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/31"}]]}}), "invalid range set 0: Network 10.0.0.0/31 too small to allocate from"),
-            (json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}}), "range set 0 overlaps with 1"),
-            (json!({"ipam": {"subnet": "10.0.0.0"}}), "\"ipam\" → \"subnet\" is \"10.0.0.0\", not a subnet such as 10.1.2.0/24"),
-            (json!({"ipam": {"subnet": "10.0.0.0/255.255.255.0"}}), "\"ipam\" → \"subnet\" is \"10.0.0.0/255.255.255.0\", not a subnet such as 10.1.2.0/24"),
-            (json!({"ipam": {"subnet": "10.0.0.0/24", "rangeStart": "x"}}), "\"ipam\" → \"rangeStart\" is \"x\", not an IP address"),
-            (json!({"ipam": {"subnet": "10.0.0.0/24"}, "runtimeConfig": {"ips": ["x"]}}), "cannot understand ip: \"x\" was requested"),
+            (
+                json!({"ipam": {"ranges": [[]]}}),
+                "invalid range set 0: empty range set",
+            ),
+            (
+                json!({"ipam": {"ranges": [[{"gateway": "10.0.0.1"}]]}}),
+                "\"ipam\" → \"ranges\"[0][0] has no \"subnet\"",
+            ),
+            (
+                json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/31"}]]}}),
+                "invalid range set 0: Network 10.0.0.0/31 too small to allocate from",
+            ),
+            (
+                json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.0/25"}]]}}),
+                "range set 0 overlaps with 1",
+            ),
+            (
+                json!({"ipam": {"subnet": "10.0.0.0"}}),
+                "\"ipam\" → \"subnet\" is \"10.0.0.0\", not a subnet such as 10.1.2.0/24",
+            ),
+            (
+                json!({"ipam": {"subnet": "10.0.0.0/255.255.255.0"}}),
+                "\"ipam\" → \"subnet\" is \"10.0.0.0/255.255.255.0\", not a subnet such as 10.1.2.0/24",
+            ),
+            (
+                json!({"ipam": {"subnet": "10.0.0.0/24", "rangeStart": "x"}}),
+                "\"ipam\" → \"rangeStart\" is \"x\", not an IP address",
+            ),
+            (
+                json!({"ipam": {"subnet": "10.0.0.0/24"}, "runtimeConfig": {"ips": ["x"]}}),
+                "cannot understand ip: \"x\" was requested",
+            ),
         ] {
             let error = plan(conf.clone()).unwrap_err();
-            assert_eq!((error.code.number(), error.msg.as_str()), (7, why), "{conf}");
+            assert_eq!(
+                (error.code.number(), error.msg.as_str()),
+                (7, why),
+                "{conf}"
+            );
         }
-        for conf in [json!({"ipam": []}), json!({"ipam": {"ranges": [{}]}}), json!({"ipam": {"subnet": 5}})] {
+        for conf in [
+            json!({"ipam": []}),
+            json!({"ipam": {"ranges": [{}]}}),
+            json!({"ipam": {"subnet": 5}}),
+        ] {
             assert_eq!(plan(conf.clone()).unwrap_err().code.number(), 6, "{conf}");
         }
     }
 
     #[test]
     fn two_addresses_of_a_family_need_a_version_that_can_say_so() {
-        let conf = json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]}});
+        let conf =
+            json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.1.0.0/24"}]]}});
         let error = Plan::of(&call("0.2.0", conf.clone(), "")).unwrap_err();
-        assert_eq!(error.msg, "CNI version 0.2.0 does not support more than 1 address per family");
+        assert_eq!(
+            error.msg,
+            "CNI version 0.2.0 does not support more than 1 address per family"
+        );
         assert!(Plan::of(&call("0.3.0", conf, "")).is_ok());
-        let both = json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd99::/64"}]]}});
+        let both =
+            json!({"ipam": {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd99::/64"}]]}});
         assert!(Plan::of(&call("0.1.0", both, "")).is_ok());
     }
 
@@ -326,7 +394,12 @@ mod tests {
             "args": {"cni": {"ips": ["10.0.0.6/24", "10.0.0.5"]}},
             "runtimeConfig": {"ips": ["fd99::1/64", "::ffff:10.0.0.7"]}
         });
-        let plan = Plan::of(&call("1.0.0", conf, "IgnoreUnknown=1;IP=10.0.0.5;K8S_POD_NAME=x")).unwrap();
+        let plan = Plan::of(&call(
+            "1.0.0",
+            conf,
+            "IgnoreUnknown=1;IP=10.0.0.5;K8S_POD_NAME=x",
+        ))
+        .unwrap();
         let texts: Vec<String> = plan.requested.iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["10.0.0.5", "10.0.0.6", "fd99::1", "10.0.0.7"]);
     }
@@ -336,19 +409,26 @@ mod tests {
         let text = "# a\n; b\nnameserver 10.0.0.1 x\n nameserver\tfd99::1\nnameserver\ndomain a.b\nsearch a b\nsearch c\noptions ndots:5 rotate\nsortlist x\n";
         let dns = parse_resolv_conf(text);
         assert_eq!(dns.nameservers, ["10.0.0.1", "fd99::1"]);
-        assert_eq!((dns.domain.as_str(), dns.search.join(" ")), ("a.b", "a b c".into()));
+        assert_eq!(
+            (dns.domain.as_str(), dns.search.join(" ")),
+            ("a.b", "a b c".into())
+        );
         assert_eq!(dns.options, ["ndots:5", "rotate"]);
     }
 
     #[test]
     fn a_missing_resolv_conf_is_an_input_error() {
-        let error = plan(json!({"ipam": {"subnet": "10.0.0.0/24", "resolvConf": "/nowhere/resolv.conf"}}));
+        let error =
+            plan(json!({"ipam": {"subnet": "10.0.0.0/24", "resolvConf": "/nowhere/resolv.conf"}}));
         assert_eq!(error.unwrap_err().code.number(), 5);
     }
 
     #[test]
     fn a_network_is_found_though_its_ranges_have_become_nonsense() {
         let call = call("1.0.0", json!({"ipam": {"dataDir": "/d", "ranges": 5}}), "");
-        assert_eq!(Place::of(&call.conf).unwrap().reservations, Path::new("/d/net"));
+        assert_eq!(
+            Place::of(&call.conf).unwrap().reservations,
+            Path::new("/d/net")
+        );
     }
 }

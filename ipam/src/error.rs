@@ -10,10 +10,18 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 pub(crate) enum Error {
     /// A file or directory could not be read or changed.
     #[error("cannot {doing} {path:?}: {source}")]
-    File { doing: &'static str, path: PathBuf, source: io::Error },
+    File {
+        doing: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     /// Somebody held the network's lock for all the time that we may wait.
     #[error("the reservations in {path:?} are locked by {holder}, and were still after {waited:?}")]
-    Busy { path: PathBuf, holder: String, waited: Duration },
+    Busy {
+        path: PathBuf,
+        holder: String,
+        waited: Duration,
+    },
     /// The directory was taken away under our hands, again and again.
     #[error("the directory {path:?} was replaced while it was being opened")]
     Restless { path: PathBuf },
@@ -22,7 +30,10 @@ pub(crate) enum Error {
     Exhausted { set: String },
     /// This attachment has an address already.
     #[error("{address} has been allocated to {container_id}, duplicate allocation is not allowed")]
-    Duplicate { address: IpAddr, container_id: String },
+    Duplicate {
+        address: IpAddr,
+        container_id: String,
+    },
     /// The runtime asked for the gateway's own address.
     #[error("requested ip {address} is subnet's gateway")]
     Gateway { address: IpAddr },
@@ -41,19 +52,33 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    pub(crate) fn file(doing: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
-        Self::File { doing, path: path.into(), source: source.into() }
+    pub(crate) fn file(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::File {
+            doing,
+            path: path.into(),
+            source: source.into(),
+        }
     }
 
     pub(crate) fn in_set(self, number: usize) -> Self {
-        Self::InSet { number, source: Box::new(self) }
+        Self::InSet {
+            number,
+            source: Box::new(self),
+        }
     }
 
     fn code(&self) -> Code {
         match self {
             Self::File { .. } => Code::Io,
             // All of these pass: the lock is let go, and pods are deleted.
-            Self::Busy { .. } | Self::Restless { .. } | Self::Exhausted { .. } | Self::Taken { .. } => Code::TryAgain,
+            Self::Busy { .. }
+            | Self::Restless { .. }
+            | Self::Exhausted { .. }
+            | Self::Taken { .. } => Code::TryAgain,
             Self::Gateway { .. } | Self::Unfulfilled { .. } => Code::InvalidConfig,
             Self::Duplicate { .. } | Self::NotFound { .. } => Code::Internal,
             Self::InSet { source, .. } => source.code(),
@@ -80,7 +105,9 @@ impl Error {
             }
             Self::Duplicate { .. } => "the runtime must DEL an attachment before it ADDs it again",
             Self::Gateway { .. } => "ask for another address of the subnet",
-            Self::Taken { .. } => "the file of that name in the network's directory says who has it",
+            Self::Taken { .. } => {
+                "the file of that name in the network's directory says who has it"
+            }
             Self::Unfulfilled { .. } => "each must lie in a range set of its own",
             Self::NotFound { .. } => "the reservation is gone: the pod must be made anew",
             Self::InSet { source, .. } => source.remedy(),

@@ -1,4 +1,11 @@
+mod boot;
 mod choice;
 mod conf;
+mod directory;
 mod error;
+mod lock;
+mod mortal;
+mod owner;
 mod range;
+#[cfg(test)]
+mod testing;

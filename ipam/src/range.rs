@@ -45,23 +45,35 @@ impl Range {
         }
         let start = draft.start.unwrap_or_else(|| address(v4, first + 1));
         if !subnet.contains(start) {
-            return Err(Error::config(format!("RangeStart {start} not in network {subnet}")));
+            return Err(Error::config(format!(
+                "RangeStart {start} not in network {subnet}"
+            )));
         }
         // The last address of an IPv4 subnet is its broadcast address; IPv6 has none.
-        let end = draft.end.unwrap_or_else(|| address(v4, last - u128::from(v4)));
+        let end = draft
+            .end
+            .unwrap_or_else(|| address(v4, last - u128::from(v4)));
         if !subnet.contains(end) {
-            return Err(Error::config(format!("RangeEnd {end} not in network {subnet}")));
+            return Err(Error::config(format!(
+                "RangeEnd {end} not in network {subnet}"
+            )));
         }
         if number(start) > number(end) {
             return Err(Error::config(format!(
                 "RangeStart {start} not in network {subnet}: it lies behind RangeEnd {end}"
             )));
         }
-        Ok(Self { subnet, start, end, gateway })
+        Ok(Self {
+            subnet,
+            start,
+            end,
+            gateway,
+        })
     }
 
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
-        ip.is_ipv4() == self.is_v4() && (number(self.start)..=number(self.end)).contains(&number(ip))
+        ip.is_ipv4() == self.is_v4()
+            && (number(self.start)..=number(self.end)).contains(&number(ip))
     }
 
     pub(crate) fn is_v4(&self) -> bool {
@@ -82,8 +94,9 @@ impl RangeSet {
             return Err(Error::config("empty range set"));
         };
         if ranges.iter().any(|range| range.is_v4() != first.is_v4()) {
-            return Err(Error::config("mixed address families")
-                .with_details("a range set yields one address: give each family a set of its own"));
+            return Err(Error::config("mixed address families").with_details(
+                "a range set yields one address: give each family a set of its own",
+            ));
         }
         for (at, one) in ranges.iter().enumerate() {
             if let Some(other) = ranges[at + 1..].iter().find(|other| one.overlaps(other)) {
@@ -110,7 +123,9 @@ impl RangeSet {
     }
 
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        self.0.iter().any(|one| other.0.iter().any(|two| one.overlaps(two)))
+        self.0
+            .iter()
+            .any(|one| other.0.iter().any(|two| one.overlaps(two)))
     }
 }
 
@@ -150,12 +165,20 @@ pub(crate) fn address(v4: bool, number: u128) -> IpAddr {
 fn judge_subnet(subnet: IpNetwork) -> Result<()> {
     let bits = if subnet.is_ipv4() { 32 } else { 128 };
     if subnet.prefix() > bits - 2 {
-        return Err(Error::config(format!("Network {subnet} too small to allocate from"))
-            .with_details(format!("a prefix length of at most {} leaves room for pods", bits - 2)));
+        return Err(
+            Error::config(format!("Network {subnet} too small to allocate from")).with_details(
+                format!(
+                    "a prefix length of at most {} leaves room for pods",
+                    bits - 2
+                ),
+            ),
+        );
     }
     if subnet.ip().to_canonical().is_ipv4() != subnet.is_ipv4() {
-        return Err(Error::config(format!("Network {subnet} is IPv4 written as IPv6"))
-            .with_details("write it as IPv4"));
+        return Err(
+            Error::config(format!("Network {subnet} is IPv4 written as IPv6"))
+                .with_details("write it as IPv4"),
+        );
     }
     let network = subnet.network();
     if subnet.ip() != network {
@@ -191,12 +214,24 @@ mod tests {
     #[test]
     fn a_range_is_its_subnet_less_what_no_pod_can_have() {
         let v4 = range("10.1.2.0/24", "", "").unwrap();
-        assert_eq!((v4.to_string(), v4.gateway.to_string()), ("10.1.2.1-10.1.2.254".into(), "10.1.2.1".into()));
+        assert_eq!(
+            (v4.to_string(), v4.gateway.to_string()),
+            ("10.1.2.1-10.1.2.254".into(), "10.1.2.1".into())
+        );
         let v6 = range("fd99::/120", "", "").unwrap();
-        assert_eq!((v6.to_string(), v6.gateway.to_string()), ("fd99::1-fd99::ff".into(), "fd99::1".into()));
+        assert_eq!(
+            (v6.to_string(), v6.gateway.to_string()),
+            ("fd99::1-fd99::ff".into(), "fd99::1".into())
+        );
         let all = range("::/0", "", "").unwrap();
-        assert_eq!(all.end.to_string(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
-        assert_eq!(range("0.0.0.0/0", "", "").unwrap().end.to_string(), "255.255.255.254");
+        assert_eq!(
+            all.end.to_string(),
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+        );
+        assert_eq!(
+            range("0.0.0.0/0", "", "").unwrap().end.to_string(),
+            "255.255.255.254"
+        );
     }
 
     #[test]
@@ -208,14 +243,54 @@ mod tests {
     #[test]
     fn what_makes_no_range_is_told_with_code_7() {
         for (subnet, start, end, why) in [
-            ("10.1.2.0/31", "", "", "Network 10.1.2.0/31 too small to allocate from"),
-            ("fd99::/127", "", "", "Network fd99::/127 too small to allocate from"),
-            ("10.1.2.3/24", "", "", "Network has host bits set. For a subnet mask of length 24 the network address is 10.1.2.0"),
-            ("10.1.2.0/24", "10.1.3.1", "", "RangeStart 10.1.3.1 not in network 10.1.2.0/24"),
-            ("10.1.2.0/24", "", "10.1.3.1", "RangeEnd 10.1.3.1 not in network 10.1.2.0/24"),
-            ("10.1.2.0/24", "fd99::1", "", "RangeStart fd99::1 not in network 10.1.2.0/24"),
-            ("10.1.2.0/24", "10.1.2.9", "10.1.2.8", "RangeStart 10.1.2.9 not in network 10.1.2.0/24: it lies behind RangeEnd 10.1.2.8"),
-            ("::ffff:10.0.0.0/120", "", "", "Network ::ffff:10.0.0.0/120 is IPv4 written as IPv6"),
+            (
+                "10.1.2.0/31",
+                "",
+                "",
+                "Network 10.1.2.0/31 too small to allocate from",
+            ),
+            (
+                "fd99::/127",
+                "",
+                "",
+                "Network fd99::/127 too small to allocate from",
+            ),
+            (
+                "10.1.2.3/24",
+                "",
+                "",
+                "Network has host bits set. For a subnet mask of length 24 the network address is 10.1.2.0",
+            ),
+            (
+                "10.1.2.0/24",
+                "10.1.3.1",
+                "",
+                "RangeStart 10.1.3.1 not in network 10.1.2.0/24",
+            ),
+            (
+                "10.1.2.0/24",
+                "",
+                "10.1.3.1",
+                "RangeEnd 10.1.3.1 not in network 10.1.2.0/24",
+            ),
+            (
+                "10.1.2.0/24",
+                "fd99::1",
+                "",
+                "RangeStart fd99::1 not in network 10.1.2.0/24",
+            ),
+            (
+                "10.1.2.0/24",
+                "10.1.2.9",
+                "10.1.2.8",
+                "RangeStart 10.1.2.9 not in network 10.1.2.0/24: it lies behind RangeEnd 10.1.2.8",
+            ),
+            (
+                "::ffff:10.0.0.0/120",
+                "",
+                "",
+                "Network ::ffff:10.0.0.0/120 is IPv4 written as IPv6",
+            ),
         ] {
             let error = range(subnet, start, end).unwrap_err();
             assert_eq!((error.code.number(), error.msg.as_str()), (7, why));
@@ -230,9 +305,14 @@ mod tests {
             RangeSet::new(&drafts)
         };
         assert_eq!(set(&[]).unwrap_err().msg, "empty range set");
-        assert_eq!(set(&["10.0.0.0/24", "fd99::/64"]).unwrap_err().msg, "mixed address families");
         assert_eq!(
-            set(&["10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/25"]).unwrap_err().msg,
+            set(&["10.0.0.0/24", "fd99::/64"]).unwrap_err().msg,
+            "mixed address families"
+        );
+        assert_eq!(
+            set(&["10.0.0.0/24", "10.1.0.0/24", "10.0.0.0/25"])
+                .unwrap_err()
+                .msg,
             "subnets 10.0.0.1-10.0.0.254 and 10.0.0.1-10.0.0.126 overlap"
         );
         let two = set(&["10.0.0.0/24", "10.1.0.0/24"]).unwrap();
