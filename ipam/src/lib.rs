@@ -3,6 +3,7 @@ mod choice;
 mod conf;
 mod directory;
 mod error;
+mod index;
 mod lock;
 mod mortal;
 mod owner;

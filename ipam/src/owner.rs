@@ -48,9 +48,13 @@ impl Owner {
 
 /// White space around the text means nothing, to anybody.
 pub(crate) fn key(content: &[u8]) -> Key {
-    // FNV-1a, which spreads short texts well enough: what is found by it is read again.
+    hash(trim(content))
+}
+
+/// FNV-1a, which spreads short texts well enough: what is found by a key is read again.
+pub(crate) fn hash(bytes: &[u8]) -> Key {
     let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(FNV_PRIME);
-    Key(trim(content).iter().fold(FNV_OFFSET, step))
+    Key(bytes.iter().fold(FNV_OFFSET, step))
 }
 
 pub(crate) fn holder(content: &[u8]) -> Holder<'_> {
