@@ -57,7 +57,10 @@ impl Directory {
     }
 
     pub(crate) fn create(path: &Path) -> io::Result<()> {
-        if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !parent.exists()) {
             Self::create(parent)?;
         }
         about_to_change()?;
@@ -102,6 +105,12 @@ impl Directory {
         self.file.set_times(FileTimes::new().set_modified(time))
     }
 
+    /// Whether it is surely this machine's own: on a shared one, the reservations that are not of
+    /// this boot may be another machine's.
+    pub(crate) fn is_local(&self) -> bool {
+        rustix::fs::fstatfs(&self.file).is_ok_and(|fs| LOCAL.contains(&fs.f_type.cast_unsigned()))
+    }
+
     /// Everything that is named as an address; what else lies here is somebody else's business.
     pub(crate) fn addresses(&self) -> io::Result<Vec<IpAddr>> {
         let mut addresses = Vec::new();
@@ -137,12 +146,19 @@ impl Directory {
         let file: File = match openat(&self.file, name, flags, Mode::empty()) {
             Ok(fd) => fd.into(),
             Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(Some(Found::no_file())),
             Err(why) => return Err(why.into()),
         };
-        let mtime = mtime_of(&file.metadata()?);
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Ok(Some(Found::no_file()));
+        }
         let mut content = Vec::with_capacity(USUAL_CONTENT);
         file.take(LARGEST_CONTENT).read_to_end(&mut content)?;
-        Ok(Some(Found { content, mtime }))
+        Ok(Some(Found {
+            content,
+            mtime: mtime_of(&about),
+        }))
     }
 
     /// Makes the file with all its content, or not at all; says its time, or nothing if there is
@@ -247,6 +263,16 @@ impl Directory {
     }
 }
 
+impl Found {
+    /// What some person has put here for some purpose.
+    fn no_file() -> Self {
+        Self {
+            content: b"/".to_vec(),
+            mtime: 0,
+        }
+    }
+}
+
 /// Addresses are written in one way only, and another way of writing is no reservation.
 fn parse_name(name: &str) -> Option<IpAddr> {
     let address: IpAddr = name.parse().ok()?;
@@ -257,6 +283,17 @@ fn last_reserved_name(set: usize) -> String {
     format!("last_reserved_ip.{set}")
 }
 
+/// ext2 to 4, xfs, btrfs, tmpfs, overlay, f2fs, zfs, bcachefs: their numbers of `linux/magic.h`.
+const LOCAL: [u64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x794c_7630,
+    0xf2f5_2010,
+    0x2fc1_2fc1,
+    0xca45_1a4e,
+];
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 const TEMPORARY: &str = ".weft.new";
 const USUAL_CONTENT: usize = 128;

@@ -101,6 +101,11 @@ impl Index {
         fs::rename(new(path), path)
     }
 
+    /// Removes what was created and could not be installed.
+    pub(crate) fn discard_new(path: &Path) {
+        let _ = fs::remove_file(new(path));
+    }
+
     pub(crate) fn is_file(&self) -> bool {
         self.storage.is_file()
     }
@@ -228,12 +233,15 @@ impl Index {
     /// Copies everything to a larger one. From its own slots, not from the directory: and since its
     /// size doubles, this costs each reservation next to nothing.
     fn grow(&mut self) -> io::Result<()> {
-        let addresses = usize::try_from(self.header.entries).unwrap_or(usize::MAX);
-        let blocks = usize::try_from(self.header.blocks)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(16);
-        let Header { boot, epoch, .. } = self.header;
-        let mut larger = Self::create(self.path.as_deref(), addresses.max(blocks), boot, epoch)?;
+        let Header {
+            boot,
+            epoch,
+            entries: addresses,
+            blocks,
+            ..
+        } = self.header;
+        let room = Room { addresses, blocks };
+        let mut larger = Self::create(self.path.as_deref(), room, boot, epoch)?;
         self.entries().each(&self.storage, |entry| {
             larger.entries().insert(&mut larger.storage, &entry)?;
             larger.header.entries += 1;

@@ -14,14 +14,14 @@ use crate::error::{Error, Result};
 /// Held until it is dropped, or the process ends however it ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     pub(crate) fn acquire(file: File, path: &Path, wait: Duration) -> Result<Self> {
         let failed = |source| Error::file("lock", path, source);
         match file.try_lock() {
-            Ok(()) => return Ok(Self { _file: file }),
+            Ok(()) => return Ok(Self { file }),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
@@ -35,7 +35,7 @@ impl Lock {
             .spawn(move || drop(tell.send(waiting.lock())))
             .map_err(failed)?;
         match told.recv_timeout(wait) {
-            Ok(Ok(())) => Ok(Self { _file: file }),
+            Ok(Ok(())) => Ok(Self { file }),
             Ok(Err(source)) => Err(failed(source)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(Error::Busy {
                 path: path.to_owned(),
@@ -43,6 +43,11 @@ impl Lock {
                 waited: wait,
             }),
         }
+    }
+
+    /// Whether the file still has a name: a lock on one that has none keeps nobody out.
+    pub(crate) fn is_there(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() > 0)
     }
 }
 
@@ -107,7 +112,7 @@ mod tests {
         let kernel_sees_it_wait = || {
             fs::read_to_string("/proc/locks")
                 .unwrap()
-                .contains(&format!(":{} ", held._file.metadata().unwrap().ino()))
+                .contains(&format!(":{} ", held.file.metadata().unwrap().ino()))
         };
         while !kernel_sees_it_wait() {
             thread::yield_now();
