@@ -11,4 +11,9 @@ mod told;
 use weft_cni::Plugin;
 
 /// Every plugin in the executable.
-pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &flannel::Flannel, &loopback::Loopback];
+pub static SUITE: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &flannel::Flannel,
+    &weft_ipam::HostLocal,
+    &loopback::Loopback,
+];
