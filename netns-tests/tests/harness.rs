@@ -283,6 +283,23 @@ fn debians_go_chain_is_added_checked_and_deleted() {
 }
 
 #[test]
+fn a_go_bridge_with_a_vlan_tags_its_port() {
+    if !skip_unless(&GO) || !skip_unless(&[Need::vlan_filtering()]) {
+        return;
+    }
+    in_world(|world| {
+        let pod = world.netns("pod");
+        let mut list = bridge_conflist("0.4.0");
+        list["plugins"] = json!([{"type": "bridge", "bridge": "cni0", "vlan": 7, "ipam": {}}]);
+        Chain::new(&Cni::debian(), list)
+            .add(&Attachment::new("pod-1", &pod))
+            .ok();
+        let ports = world.exec("bridge vlan show");
+        assert!(ports.contains("7 PVID Egress Untagged"), "{ports}");
+    });
+}
+
+#[test]
 fn a_failed_plugin_ends_the_chain_and_says_why() {
     if !skip_unless(&GO) {
         return;
