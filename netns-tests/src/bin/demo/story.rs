@@ -2,6 +2,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -15,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ATTEMPT: Duration = Duration::from_millis(200);
 const HOST_PORT: u16 = 8080;
 const POD_PORT: u16 = 80;
+
+/// The links, networks and namespaces of this story.
+pub(crate) const NAMES: [&str; 6] = ["cni0", "outside", "pods", "pod-1", "pod-2", "client"];
 
 pub(crate) fn tell(world: &World) {
     introduce(world);
@@ -69,6 +73,7 @@ pub(crate) fn tell(world: &World) {
 
     heading("What is left");
     prove_gone(&[&one, &two, &client], &links_before, from_inside);
+    prove_forgotten(&[addresses(&first_result), addresses(&second_result)].concat());
     println!(
         "    all of this took        {}",
         drawing::time(started.elapsed())
@@ -194,6 +199,24 @@ fn prove_gone(namespaces: &[&Netns], links_before: &[String], mapped: SocketAddr
     println!("    reserved addresses      none");
     assert!(ask(mapped).is_err(), "{mapped} still answers");
     println!("    host port {HOST_PORT}          nobody answers");
+}
+
+/// The one proof that takes a program of somebody else, so it may be missing.
+fn prove_forgotten(addresses: &[IpAddr]) {
+    let Ok(listed) = Command::new("nft").args(["list", "ruleset"]).output() else {
+        println!("    nftables                not looked at: there is no nft program");
+        return;
+    };
+    let rules = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let names = |line: &&str| {
+        let mut words = line.split(|c: char| !(c.is_ascii_hexdigit() || ".:".contains(c)));
+        words.any(|word| {
+            word.parse()
+                .is_ok_and(|address| addresses.contains(&address))
+        })
+    };
+    assert_eq!(rules.lines().find(names), None, "a rule is left");
+    println!("    nftables                no rule and no map element names a pod");
 }
 
 /// The addresses that host-local holds, over all networks.
