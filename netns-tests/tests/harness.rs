@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use weft_netns::{
     Attachment, Chain, Cmd, Cni, Kind, Need, Netns, Outcome, TcpResponder, UdpResponder, Watch,
     World, ask_tcp, ask_udp, in_rootless_world, in_world, kill_at_syscall, ping, skip_unless,
-    trace, wait_until,
+    trace, wait_until, wait_until_answers,
 };
 
 const GO: [Need; 4] = [
@@ -39,6 +39,9 @@ fn wire(world: &World) -> (Netns, Netns) {
         netns.exec(&format!(
             "ip address add fd00::{number}/64 dev {link} nodad"
         ));
+    }
+    for far in ["10.0.0.2", "fd00::2"] {
+        left.enter(|| wait_until_answers(address(far)));
     }
     (left, right)
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_netns::{
-    Attachment, Chain, Cni, Kind, Netns, Run, TcpResponder, World, ask_tcp, ping, wait_for,
+    Attachment, Chain, Cni, Kind, Netns, Run, TcpResponder, World, ask_tcp, ping,
+    wait_until_answers,
 };
 
 use crate::drawing;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const ATTEMPT: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(2);
 const HOST_PORT: u16 = 8080;
 const POD_PORT: u16 = 80;
 
@@ -156,9 +156,9 @@ fn show_run(who: &Attachment, run: &Run) {
 fn show_ping(from: &Netns, to: IpAddr) {
     // An address may still be on trial, and the first packet also finds the
     // neighbour: the second shows the way itself.
-    let echo = || from.enter(|| ping(to, ATTEMPT)).ok();
-    wait_for(&format!("{to} answers {}", from.name()), PATIENCE, echo);
-    let time = wait_for(&format!("{to} answers again"), PATIENCE, echo);
+    from.enter(|| wait_until_answers(to));
+    let time = from.enter(|| ping(to, PATIENCE));
+    let time = time.unwrap_or_else(|e| panic!("{to} answers {} no more: {e}", from.name()));
     println!(
         "    ping from {} to {to:<12}{:>9}",
         from.name(),
