@@ -17,7 +17,6 @@ use std::net::IpAddr;
 
 pub use rules::{Mapping, Mark, Masquerade, Masquerading, PortMappings, Protocol};
 pub use run::Host;
-pub use traces::NatChains;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {

@@ -24,15 +24,7 @@ pub struct Host {
 
 /// A program that ran, and did not do what it was told.
 #[derive(Debug)]
-pub struct Refusal {
-    error: Error,
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        refusal.error
-    }
-}
+pub(super) struct Refusal(pub(super) Error);
 
 impl Host {
     pub fn here() -> Self {
@@ -79,7 +71,7 @@ impl Host {
         let program = self.program(family, variant, "save")?;
         let output = run(&program, &["-t", "nat"], b"")?;
         if !output.status.success() {
-            return Err(refusal(&program, &output, None).error);
+            return Err(refusal(&program, &output, None).0);
         }
         Ok(Saved::parse(&String::from_utf8_lossy(&output.stdout)))
     }
@@ -198,9 +190,7 @@ fn refusal(program: &Path, output: &Output, script: Option<&Script>) -> Refusal 
         }
         _ => "look at the nat table with iptables-save -t nat",
     };
-    Refusal {
-        error: Error::new(code, msg).with_details(cure),
-    }
+    Refusal(Error::new(code, msg).with_details(cure))
 }
 
 /// For a person only: programs count a little differently.

@@ -1,6 +1,7 @@
 //! ADD, CHECK, DEL and GC of what `rules` describes.
 
 use std::collections::BTreeSet;
+use std::slice;
 
 use weft_cni::{Attachments, Error, Result};
 
@@ -11,7 +12,7 @@ use super::rules::{
 use super::run::Host;
 use super::save::{self, Saved};
 use super::script::Script;
-use super::traces::{NatChains, Trace, traces, traces_of_any};
+use super::traces::{Trace, traces, traces_of_any};
 use super::{Family, Variant};
 use crate::owner::owners_of;
 
@@ -27,33 +28,22 @@ impl Masquerade<'_> {
 
     /// Other attachments of the container to the network share its chain: only what `addresses`
     /// have is removed, unless there are none known, which removes everything.
-    pub fn del(&self, host: &Host, nft: &dyn NatChains) -> Result<()> {
+    pub fn del(&self, host: &Host) -> Result<()> {
         let chain = Self::chain_of(self.owner);
         let remove = |saved: &Saved| match self.addresses {
             [] => save::removal(saved, [chain.as_str()]),
             known => save::removal_of_addresses(saved, &chain, known),
         };
-        let chains = [chain.clone()];
-        del(
-            host,
-            &traces(nft, &chains),
-            |family| self.wanted(family),
-            &remove,
-        )
-        .map_err(|e| e.within("cannot end the pod's masquerading"))
+        let traces = traces(slice::from_ref(&chain));
+        del(host, &traces, |family| self.wanted(family), &remove)
+            .map_err(|e| e.within("cannot end the pod's masquerading"))
     }
 
-    pub fn gc(network: &str, living: &Attachments, host: &Host, nft: &dyn NatChains) -> Result<()> {
+    pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).map(|owner| Self::chain_of(&owner));
         let comments = masquerade_comments(network);
-        gc(
-            host,
-            nft,
-            &[MASQUERADE_PREFIX],
-            &comments,
-            &living.collect(),
-        )
-        .map_err(|e| e.within("cannot collect the masquerading of pods that are gone"))
+        gc(host, &[MASQUERADE_PREFIX], &comments, &living.collect())
+            .map_err(|e| e.within("cannot collect the masquerading of pods that are gone"))
     }
 }
 
@@ -68,22 +58,18 @@ impl PortMappings<'_> {
     }
 
     /// Removes everything of the owner; what is known of its ports only makes it cheaper.
-    pub fn del(&self, host: &Host, nft: &dyn NatChains) -> Result<()> {
+    pub fn del(&self, host: &Host) -> Result<()> {
         let chains = Self::chains_of(self.owner);
+        let traces = traces(&chains);
         let remove = |saved: &Saved| save::removal(saved, chains.iter().map(String::as_str));
-        del(
-            host,
-            &traces(nft, &chains),
-            |family| self.wanted(family),
-            &remove,
-        )
-        .map_err(|e| e.within("cannot unmap the pod's ports"))
+        del(host, &traces, |family| self.wanted(family), &remove)
+            .map_err(|e| e.within("cannot unmap the pod's ports"))
     }
 
-    pub fn gc(network: &str, living: &Attachments, host: &Host, nft: &dyn NatChains) -> Result<()> {
+    pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).flat_map(|owner| Self::chains_of(&owner));
         let comments = port_comments(network);
-        gc(host, nft, &DNAT_PREFIXES, &comments, &living.collect())
+        gc(host, &DNAT_PREFIXES, &comments, &living.collect())
             .map_err(|e| e.within("cannot collect the mapped ports of pods that are gone"))
     }
 }
@@ -96,13 +82,10 @@ fn add(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
     let _lock = host.lock()?;
     for (family, wanted) in wanted {
         let Some(wanted) = wanted else { continue };
-        if host
-            .restore(family, None, &save::addition(&wanted)?)?
-            .is_err()
-        {
-            fit(host, family, None, &|saved| {
-                save::reconciliation(&wanted, saved)
-            })?;
+        let script = save::addition(&wanted)?;
+        if host.restore(family, None, &script)?.is_err() {
+            let change = |saved: &Saved| save::reconciliation(&wanted, saved);
+            fit(host, family, None, &change)?;
         }
     }
     Ok(())
@@ -111,7 +94,9 @@ fn add(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
 fn check(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
     for family in Family::BOTH {
         if let Some(wanted) = wanted(family) {
-            host.restore(family, None, &save::verification(&wanted)?)??;
+            let script = save::verification(&wanted)?;
+            host.restore(family, None, &script)?
+                .map_err(|refusal| refusal.0)?;
         }
     }
     Ok(())
@@ -143,14 +128,11 @@ fn del(
 
 fn gc(
     host: &Host,
-    nft: &dyn NatChains,
     prefixes: &[&str],
     comments: &[String],
     living: &BTreeSet<String>,
 ) -> Result<()> {
-    let traces = traces_of_any(nft, |chain| {
-        save::is_owned(chain, prefixes) && !living.contains(chain)
-    });
+    let traces = traces_of_any(|chain| save::is_owned(chain, prefixes) && !living.contains(chain));
     let remove = |saved: &Saved| {
         let dead = save::dead_chains(saved, prefixes, comments, living);
         save::removal(saved, dead.iter().map(String::as_str))
@@ -162,10 +144,9 @@ fn gc(
 
 /// Goes on after failures, and tells them all.
 fn clean(host: &Host, traces: &[Trace], in_table: impl Fn(&Trace) -> Result<()>) -> Result<()> {
-    // A legacy table is no sign of us: any program may have made it, by a mere look. Without
-    // iptables-legacy we have made nothing there.
-    let is_reachable =
-        |trace: &&Trace| trace.variant != Variant::Legacy || host.has(trace.family, trace.variant);
+    // A legacy table is no sign of us: any program may have made it, by a mere look. Where only a
+    // guess leads, and there is no program that could have made anything, nothing is missed.
+    let is_reachable = |trace: &&Trace| trace.is_seen || host.has(trace.family, trace.variant);
     let traces: Vec<_> = traces.iter().filter(is_reachable).collect();
     if traces.is_empty() {
         return Ok(());
@@ -199,7 +180,7 @@ fn fit(
         }
         match host.restore(family, variant, &script)? {
             Ok(()) => return Ok(()),
-            Err(refusal) if tries == 0 => return Err(refusal.into()),
+            Err(refusal) if tries == 0 => return Err(refusal.0),
             Err(_) => {}
         }
     }
