@@ -152,6 +152,15 @@ impl PortMappings<'_> {
         })
     }
 
+    /// The same as a reference plugin makes it, which also lets ports into the owner's chain that
+    /// no rule in there is for. `None` where there is no difference.
+    pub(super) fn wanted_by_reference(&self, family: Family) -> Option<Wanted> {
+        let wanted = self.wanted(family)?;
+        let all: Vec<_> = self.mappings.iter().collect();
+        let entries = self.entries(&all, family, &wanted.chain);
+        (entries != wanted.entries).then_some(Wanted { entries, ..wanted })
+    }
+
     fn shared_rules(&self) -> (Vec<&'static str>, Vec<Rule>) {
         let to_local = ["-m", "addrtype", "--dst-type", "LOCAL", "-j", HOSTPORT_DNAT];
         let mut chains = vec![HOSTPORT_DNAT];
@@ -222,9 +231,7 @@ impl PortMappings<'_> {
         let mut ports: BTreeMap<Protocol, Vec<u16>> = BTreeMap::new();
         for mapping in mappings {
             let ports = ports.entry(mapping.protocol).or_default();
-            if !ports.contains(&mapping.host_port) {
-                ports.push(mapping.host_port);
-            }
+            ports.push(mapping.host_port);
         }
         let mut entries = Vec::new();
         for (protocol, ports) in ports {
@@ -480,7 +487,7 @@ COMMIT
             [
                 "sctp 7",
                 "tcp 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
-                "tcp 16",
+                "tcp 16,16",
             ]
         );
     }

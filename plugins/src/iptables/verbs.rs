@@ -22,7 +22,9 @@ impl Masquerade<'_> {
     }
 
     pub fn check(&self, host: &Host) -> Result<()> {
-        check(host, |family| self.wanted(family))
+        Family::BOTH
+            .into_iter()
+            .try_for_each(|family| stands(host, family, self.wanted(family)))
             .map_err(|e| e.within("the pod is not masqueraded"))
     }
 
@@ -53,7 +55,15 @@ impl PortMappings<'_> {
     }
 
     pub fn check(&self, host: &Host) -> Result<()> {
-        check(host, |family| self.wanted(family))
+        Family::BOTH
+            .into_iter()
+            .try_for_each(|family| {
+                let standing = stands(host, family, self.wanted(family));
+                standing.or_else(|error| match self.wanted_by_reference(family) {
+                    Some(theirs) => stands(host, family, Some(theirs)).map_err(|_| error),
+                    None => Err(error),
+                })
+            })
             .map_err(|e| e.within("the pod's ports are not mapped"))
     }
 
@@ -91,15 +101,13 @@ fn add(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
     Ok(())
 }
 
-fn check(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
-    for family in Family::BOTH {
-        if let Some(wanted) = wanted(family) {
-            let script = save::verification(&wanted)?;
-            host.restore(family, None, &script)?
-                .map_err(|refusal| refusal.0)?;
-        }
-    }
-    Ok(())
+fn stands(host: &Host, family: Family, wanted: Option<Wanted>) -> Result<()> {
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
+    let script = save::verification(&wanted)?;
+    host.restore(family, None, &script)?
+        .map_err(|refusal| refusal.0)
 }
 
 /// Where the known rules are all there is, one transaction removes them and proves it.
