@@ -7,6 +7,7 @@ pub mod loopback;
 mod namespace;
 pub mod owner;
 pub mod pods;
+mod reference;
 mod told;
 
 use weft_cni::Plugin;

@@ -2,8 +2,7 @@
 //! there is. One thing that cannot be removed keeps nothing else from being removed, and the
 //! reservation goes last, since by it the rest is found.
 
-use std::net::IpAddr;
-
+use ipnetwork::IpNetwork;
 use weft_cni::{Call, Delegate, Error, Result};
 use weft_net::{
     Namespace,
@@ -11,7 +10,7 @@ use weft_net::{
 };
 
 use super::{conf, masquerade, spoof};
-use crate::{namespace, owner::Owner, told::Told};
+use crate::{namespace, owner::Owner, reference, told::Told};
 
 pub(super) fn remove(call: &Call) -> Result<()> {
     let owner = Owner::of(call);
@@ -40,6 +39,7 @@ pub(super) fn remove(call: &Call) -> Result<()> {
         .unwrap_or_default()
     {
         note(spoof::release(&owner).told());
+        note(reference::remove_mac_check(&owner).told());
     }
     if let Some(ipam) = ipam {
         note(ipam.del(call));
@@ -54,31 +54,34 @@ fn find_ipam(call: &Call) -> Result<Option<Delegate>> {
     Delegate::find(call, name).map(Some)
 }
 
-/// The attachment's addresses; nothing where nobody can tell.
-fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> {
+/// The attachment's addresses, with their subnets where those are known; nothing where nobody can
+/// tell.
+fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpNetwork>> {
     let told = call.conf.prev_result().ok().flatten();
     let told = told
         .iter()
         .flat_map(|result| result.addresses_in_pod(call.ifname()));
-    let mut addresses: Vec<IpAddr> = told.map(|ip| ip.address.ip()).collect();
-    match ipam {
-        None => {}
+    let mut addresses: Vec<IpNetwork> = told.map(|ip| ip.address).collect();
+    let reserved = match ipam {
+        None => Vec::new(),
         // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
         Some(ipam) if ipam.is_ours() => match weft_ipam::reserved(call) {
-            Ok(reserved) => addresses.extend(reserved),
             Err(_) if addresses.is_empty() => return None,
-            Err(_) => {}
+            reserved => reserved.unwrap_or_default(),
         },
         Some(_) if addresses.is_empty() => return None,
-        Some(_) => {}
+        Some(_) => Vec::new(),
+    };
+    for ip in reserved {
+        if !addresses.iter().any(|known| known.ip() == ip) {
+            addresses.push(ip.into());
+        }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
     Some(addresses)
 }
 
 /// The veth pair, and what the host remembers of the addresses behind it.
-fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
+fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpNetwork]) -> Result<()> {
     let mut host = Rtnl::open().told()?;
     let mut requests = Requests::new();
     let bridge = requests.get_link(bridge);
@@ -95,7 +98,7 @@ fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) 
     };
     let mut requests = Requests::new();
     for address in addresses {
-        let _ = requests.delete_neighbour(bridge.index, *address);
+        let _ = requests.delete_neighbour(bridge.index, address.ip());
     }
     // None of them need be there.
     host.run(requests).map(drop).told()
