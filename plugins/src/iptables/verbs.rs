@@ -5,15 +5,12 @@ use std::slice;
 
 use weft_cni::{Attachments, Error, Result};
 
-use super::rules::{
-    DNAT_PREFIXES, MASQUERADE_PREFIX, Masquerade, PortMappings, Wanted, masquerade_comments,
-    port_comments,
-};
+use super::rules::Wanted;
 use super::run::Host;
 use super::save::{self, Saved};
 use super::script::Script;
 use super::traces::{Trace, traces, traces_of_any};
-use super::{Family, Variant};
+use super::{Family, Masquerade, PortMappings, Variant, masquerade, port_mappings};
 use crate::owner::owners_of;
 
 impl Masquerade<'_> {
@@ -43,8 +40,8 @@ impl Masquerade<'_> {
 
     pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).map(|owner| Self::chain_of(&owner));
-        let comments = masquerade_comments(network);
-        gc(host, &[MASQUERADE_PREFIX], &comments, &living.collect())
+        let comments = masquerade::comments_of(network);
+        gc(host, &[masquerade::PREFIX], &comments, &living.collect())
             .map_err(|e| e.within("cannot collect the masquerading of pods that are gone"))
     }
 }
@@ -78,8 +75,8 @@ impl PortMappings<'_> {
 
     pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).flat_map(|owner| Self::chains_of(&owner));
-        let comments = port_comments(network);
-        gc(host, &DNAT_PREFIXES, &comments, &living.collect())
+        let comments = port_mappings::comments_of(network);
+        gc(host, &port_mappings::PREFIXES, &comments, &living.collect())
             .map_err(|e| e.within("cannot collect the mapped ports of pods that are gone"))
     }
 }
