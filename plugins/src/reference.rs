@@ -9,26 +9,29 @@ use weft_net::{
 
 use crate::owner::Owner;
 
-pub(crate) fn remove_masquerade(mark: &str) -> Result<()> {
-    remove_rules(|comment| comment.starts_with(mark))
+pub(crate) fn remove_masquerade(nft: &mut NftSocket, mark: &str) -> Result<()> {
+    remove_rules(nft, |comment| comment.starts_with(mark))
 }
 
 /// Removes what the network has under marks that are not among the living.
-pub(crate) fn collect_masquerade(network_mark: &str, living: &[String]) -> Result<()> {
-    remove_rules(|comment| {
+pub(crate) fn collect_masquerade(
+    nft: &mut NftSocket,
+    network_mark: &str,
+    living: &[String],
+) -> Result<()> {
+    remove_rules(nft, |comment| {
         comment.starts_with(network_mark) && !living.iter().any(|mark| comment.starts_with(mark))
     })
 }
 
 /// The two chains, and the rules that lead to them.
-pub(crate) fn remove_mac_check(owner: &Owner) -> Result<()> {
+pub(crate) fn remove_mac_check(nft: &mut NftSocket, owner: &Owner) -> Result<()> {
     let place = format!("{}-{}", owner.container_id, owner.ifname);
     let names = [
         format!("cni-br-iface-{place}"),
         format!("cni-br-iface-{place}-mac"),
     ];
     let [iface, mac] = names.each_ref().map(|name| BRIDGE_NAT.chain(name));
-    let mut nft = NftSocket::open()?;
     if nft
         .find(&[Object::Chain(iface)])?
         .found
@@ -53,8 +56,7 @@ pub(crate) fn remove_mac_check(owner: &Owner) -> Result<()> {
     nft.commit(transaction)
 }
 
-fn remove_rules(unwanted: impl Fn(&str) -> bool) -> Result<()> {
-    let mut nft = NftSocket::open()?;
+fn remove_rules(nft: &mut NftSocket, unwanted: impl Fn(&str) -> bool) -> Result<()> {
     if nft
         .find(&[Object::Table(TABLE)])?
         .found

@@ -54,33 +54,34 @@ pub(super) fn check(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()>
 }
 
 /// Removes what there is in either back-end, ours or the reference plugin's: which of them was
-/// configured when the pod was added is not known any more.
-pub(super) fn dismiss(owner: &Owner, addresses: Option<&[IpNetwork]>) -> Result<()> {
-    let Some(known) = addresses else {
-        let dismissed = [
-            pods::dismiss_by_name(owner).told(),
-            reference::remove_masquerade(&owner.mark()).told(),
-            with_iptables(owner, &[]).del(&Host::here()),
-        ];
-        return Error::all(dismissed.into_iter().filter_map(Result::err).collect());
-    };
-    if known.is_empty() {
+/// configured when the pod was added is not known any more. Without known addresses it goes by name.
+pub(super) fn dismiss(
+    nft: &mut NftSocket,
+    owner: &Owner,
+    addresses: Option<&[IpNetwork]>,
+) -> Result<()> {
+    if addresses.is_some_and(<[_]>::is_empty) {
         return Ok(());
     }
+    let known = addresses.unwrap_or_default();
     let ips: Vec<_> = known.iter().map(IpNetwork::ip).collect();
     let dismissed = [
-        pods::dismiss(owner, &ips).told(),
-        reference::remove_masquerade(&owner.mark()).told(),
         with_iptables(owner, known).del(&Host::here()),
+        reference::remove_masquerade(nft, &owner.mark()).told(),
+        match addresses {
+            Some(_) => pods::dismiss(nft, owner, &ips).told(),
+            None => pods::dismiss_by_name(nft, owner).told(),
+        },
     ];
     Error::all(dismissed.into_iter().filter_map(Result::err).collect())
 }
 
 pub(super) fn collect(network: &str, marks: &[String], living: &Attachments) -> Result<()> {
     let mark = crate::owner::network_mark(network);
+    let mut nft = NftSocket::open().told()?;
     let collected = [
-        pods::collect(&mark, marks).told(),
-        reference::collect_masquerade(&mark, marks).told(),
+        pods::collect(&mut nft, &mark, marks).told(),
+        reference::collect_masquerade(&mut nft, &mark, marks).told(),
         Masquerade::gc(network, living, &Host::here()),
     ];
     Error::all(collected.into_iter().filter_map(Result::err).collect())

@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use weft_cni::{Call, Delegate, Error, Result};
 use weft_net::{
     Namespace,
+    nft::NftSocket,
     route::{Link, Requests, Rtnl},
 };
 
@@ -15,21 +16,34 @@ use crate::{namespace, owner::Owner, reference, told::Told};
 pub(super) fn remove(call: &Call) -> Result<()> {
     let owner = Owner::of(call);
     let mut failures = Vec::new();
-    let mut note = |result: Result<()>| failures.extend(result.err());
-
-    let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
     let ipam = find_ipam(call).unwrap_or_else(|error| {
-        note(Err(error));
+        failures.push(error);
         None
     });
     let addresses = known_addresses(call, ipam.as_ref());
-    note(remove_links(
-        call,
-        &owner,
-        &bridge,
-        addresses.as_deref().unwrap_or_default(),
-    ));
-    note(masquerade::dismiss(&owner, addresses.as_deref()));
+    let mut nft = NftSocket::open().told();
+    match &mut nft {
+        Ok(nft) => failures.extend(remove_rules(call, nft, &owner, addresses.as_deref()).err()),
+        Err(error) => failures.push(error.clone()),
+    }
+    failures.extend(remove_links(call, &owner, addresses.as_deref().unwrap_or_default()).err());
+    if let Some(ipam) = ipam {
+        failures.extend(ipam.del(call).err());
+    }
+    // Closing a netfilter socket waits until nothing can use what was deleted any more: that time
+    // has passed while the links went.
+    drop(nft);
+    Error::all(failures)
+}
+
+fn remove_rules(
+    call: &Call,
+    nft: &mut NftSocket,
+    owner: &Owner,
+    addresses: Option<&[IpNetwork]>,
+) -> Result<()> {
+    let mut failures = Vec::new();
+    failures.extend(masquerade::dismiss(nft, owner, addresses).err());
     if call
         .conf
         .object()
@@ -38,11 +52,8 @@ pub(super) fn remove(call: &Call) -> Result<()> {
         .flatten()
         .unwrap_or_default()
     {
-        note(spoof::release(&owner).told());
-        note(reference::remove_mac_check(&owner).told());
-    }
-    if let Some(ipam) = ipam {
-        note(ipam.del(call));
+        failures.extend(spoof::release(nft, owner).told().err());
+        failures.extend(reference::remove_mac_check(nft, owner).told().err());
     }
     Error::all(failures)
 }
@@ -81,10 +92,11 @@ fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpNetwork
 }
 
 /// The veth pair, and what the host remembers of the addresses behind it.
-fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpNetwork]) -> Result<()> {
+fn remove_links(call: &Call, owner: &Owner, addresses: &[IpNetwork]) -> Result<()> {
+    let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
     let mut host = Rtnl::open().told()?;
     let mut requests = Requests::new();
-    let bridge = requests.get_link(bridge);
+    let bridge = requests.get_link(bridge.as_str());
     let host_veth = owner.host_veth();
     let deleted = requests.delete_link(host_veth.as_str());
     let mut answers = host.run(requests).told()?;
