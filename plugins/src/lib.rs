@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod flannel;
+pub mod iptables;
 pub mod loopback;
 mod namespace;
 pub mod owner;
