@@ -7,9 +7,15 @@ pub mod loopback;
 mod namespace;
 pub mod owner;
 pub mod pods;
+pub mod portmap;
 mod told;
 
 use weft_cni::Plugin;
 
 /// Every plugin in the executable.
-pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &flannel::Flannel, &loopback::Loopback];
+pub static SUITE: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &flannel::Flannel,
+    &loopback::Loopback,
+    &portmap::Portmap,
+];
