@@ -7,6 +7,7 @@ pub mod loopback;
 mod namespace;
 pub mod owner;
 pub mod pods;
+pub mod portmap;
 mod reference;
 mod told;
 
@@ -18,4 +19,5 @@ pub static SUITE: &[&dyn Plugin] = &[
     &flannel::Flannel,
     &weft_ipam::HostLocal,
     &loopback::Loopback,
+    &portmap::Portmap,
 ];
