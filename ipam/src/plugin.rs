@@ -213,3 +213,6 @@ fn open_or_create(place: &Place, world: &World) -> error::Result<Store> {
         path: place.reservations.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests;
