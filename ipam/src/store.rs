@@ -444,3 +444,6 @@ fn oldest_stale(index: &Index, set: &RangeSet) -> std::io::Result<Option<Entry>>
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often it is tried anew when a file or directory vanishes under our hands.
 const TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests;
