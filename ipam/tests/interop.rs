@@ -6,6 +6,8 @@
 //!   host-local (ours) ┘              └── lock
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 mod common;
 
 use std::{collections::BTreeSet, fs, path::Path, thread};

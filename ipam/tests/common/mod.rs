@@ -164,6 +164,7 @@ pub(crate) fn has_program(test: &str, program: &str) -> bool {
     there
 }
 
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 pub(crate) fn skip(test: &str, needs: &str) {
     println!("SKIP {test}: needs {needs}");
 }
