@@ -1,0 +1,221 @@
+//! The node the containers run on, with a neighbour beyond it, and what must
+//! hold there while a container runs and after it is gone.
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use weft_netns::{
+    Cni, Need, Netns, Snapshot, TcpResponder, Watch, World, ask_tcp, ask_udp, skip_unless,
+    wait_until,
+};
+
+const NODE: &str = "192.0.2.1";
+const NEIGHBOUR: &str = "192.0.2.2";
+/// A container that has been started serves a little later.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The container's ports, and those of the node that lead to them.
+pub(crate) const SERVED: u16 = 80;
+pub(crate) const TCP: u16 = 8080;
+pub(crate) const UDP: u16 = 8053;
+
+pub(crate) struct Node<'w> {
+    pub(crate) world: &'w World,
+    neighbour: Netns,
+    plugins: PathBuf,
+}
+
+/// Whether clients can run here: they need the machine's own root.
+pub(crate) fn can_run(tools: &[Need]) -> bool {
+    let asked_for_less = std::env::var_os("WEFT_ROOTLESS").is_some_and(|value| !value.is_empty());
+    let root = if asked_for_less {
+        Need::Kernel("its own root (not WEFT_ROOTLESS)", false)
+    } else {
+        Need::Root
+    };
+    skip_unless(&[root]) && skip_unless(tools)
+}
+
+impl<'w> Node<'w> {
+    /// A node with our plugins where runtimes look for them, and `others` of
+    /// Debian's beside them.
+    pub(crate) fn new(world: &'w World, others: &[&str]) -> Self {
+        let neighbour = world.netns("neighbour");
+        world.exec("ip link add name uplink type veth peer name eth0 netns neighbour");
+        world.exec(&format!(
+            "ip address add {NODE}/24 dev uplink; ip link set uplink up"
+        ));
+        neighbour.exec(&format!(
+            "ip address add {NEIGHBOUR}/24 dev eth0; ip link set eth0 up"
+        ));
+
+        let plugins = world.private_dir("/opt/cni/bin");
+        for ours in ["bridge", "host-local", "portmap", "loopback", "flannel"] {
+            let file = Cni::weft_dir().join(ours);
+            assert!(
+                file.is_file(),
+                "no {} (`make build` makes it)",
+                file.display()
+            );
+            symlink(file, plugins.join(ours)).expect("link a plugin");
+        }
+        for other in others {
+            let file = format!("/usr/lib/cni/{other}");
+            symlink(file, plugins.join(other)).expect("link a plugin");
+        }
+        Self {
+            world,
+            neighbour,
+            plugins,
+        }
+    }
+
+    pub(crate) fn plugins(&self) -> String {
+        self.plugins.display().to_string()
+    }
+
+    /// The only network configuration of the node.
+    pub(crate) fn configure(&self, file: &str, conflist: &serde_json::Value) -> PathBuf {
+        let dir = self.world.private_dir("/etc/cni/net.d");
+        fs::write(dir.join(file), conflist.to_string()).expect("write a configuration");
+        dir
+    }
+
+    /// Whether packets between the ports of a bridge pass through netfilter.
+    pub(crate) fn bridge_netfilter(&self, on: bool) {
+        let file = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+        // Without the module they never do.
+        if fs::exists(file).unwrap_or(false) {
+            fs::write(file, if on { "1" } else { "0" }).expect("set bridge netfilter");
+        }
+    }
+
+    /// The mapped ports answer the node, its neighbour, and by way of `run_inside`
+    /// the container itself, which finds its way out too.
+    pub(crate) fn assert_mapped(
+        &self,
+        tcp: u16,
+        udp: Option<u16>,
+        run_inside: impl Fn(&[&str]) -> String,
+    ) {
+        let on_node = format!("{NODE}:{tcp}");
+        wait_until("the mapped port answers", PATIENCE, || {
+            ask_tcp(&on_node).is_ok()
+        });
+        ask_tcp(&format!("127.0.0.1:{tcp}")).expect("the node asks its loopback address");
+
+        let seen = self
+            .neighbour
+            .enter(|| ask_tcp(&on_node))
+            .expect("the neighbour asks");
+        assert_eq!(
+            seen.ip().to_string(),
+            NEIGHBOUR,
+            "the neighbour is seen as itself"
+        );
+        if let Some(udp) = udp {
+            let on_node = format!("{NODE}:{udp}");
+            ask_udp(&on_node).expect("the node asks over UDP");
+            let seen = self
+                .neighbour
+                .enter(|| ask_udp(&on_node))
+                .expect("the neighbour asks over UDP");
+            assert_eq!(
+                seen.ip().to_string(),
+                NEIGHBOUR,
+                "the neighbour is seen as itself"
+            );
+        }
+        address(&run_inside(&["ask", &on_node]));
+
+        let outside = format!("{NEIGHBOUR}:7000");
+        let _responder = self.neighbour.enter(|| TcpResponder::bind(&outside));
+        let seen = address(&run_inside(&["ask", &outside]));
+        assert_eq!(seen.to_string(), NODE, "the container is seen as the node");
+    }
+
+    /// Nobody answers at these ports any more, and nothing is tracked to them.
+    pub(crate) fn assert_unmapped(&self, tcp: u16, udp: Option<u16>) {
+        ask_tcp(&format!("{NODE}:{tcp}")).expect_err("the port is free again");
+        let Some(udp) = udp else { return };
+        let tracked = format!("conntrack -L -p udp --orig-port-dst {udp} 2>/dev/null");
+        assert_eq!(
+            self.world.exec(&tracked),
+            "",
+            "flows to the removed container"
+        );
+    }
+
+    pub(crate) fn look(&self) -> Snapshot {
+        Watch::node().dir("/run/netns").take()
+    }
+
+    /// What `life` does, done a first time, leaves no trace of the containers
+    /// (whose identifiers it returns), and done once more leaves nothing at all.
+    pub(crate) fn assert_leaves_nothing(&self, life: impl Fn() -> Vec<String>) {
+        let before = self.look();
+        let names = life();
+        let after = self.look();
+        let left = before.difference(&after);
+        let traces: Vec<_> = left
+            .came
+            .iter()
+            .filter(|fact| is_trace(fact, &names))
+            .collect();
+        assert!(traces.is_empty(), "left behind: {traces:#?}");
+
+        life();
+        // Which address was given out last is remembered on purpose.
+        let changed = after.difference(&self.look());
+        let changed = changed.except(|fact| fact.contains("/last_reserved_ip."));
+        assert!(
+            changed.is_empty(),
+            "a second time, this has changed:\n{changed}"
+        );
+    }
+}
+
+/// A fact that belongs to containers and not to their network.
+fn is_trace(fact: &str, names: &[String]) -> bool {
+    let remembered = fact.contains("/last_reserved_ip.");
+    let of_container = names.iter().any(|name| fact.contains(name.as_str()));
+    let kinds = [
+        "link_kind\":\"veth",
+        "info_kind\":\"veth",
+        "\"elem\":",
+        "file /run/netns/",
+    ];
+    let of_kind = kinds.iter().any(|kind| fact.contains(kind)) && !fact.contains("uplink");
+    !remembered && (of_container || of_kind)
+}
+
+/// The address in an answer.
+#[track_caller]
+fn address(answer: &str) -> IpAddr {
+    let parsed = answer.trim().parse::<SocketAddr>();
+    parsed
+        .unwrap_or_else(|e| panic!("no address ({e}): {answer:?}"))
+        .ip()
+}
+
+/// A parent for the cgroups of one test's containers. Cgroups are the machine's:
+/// no world hides them.
+pub(crate) fn unique_cgroup() -> String {
+    format!("/weft-test-{}", std::process::id())
+}
+
+/// Removes it from every hierarchy, once it is empty.
+pub(crate) fn remove_cgroup(cgroup: &str) {
+    let name = cgroup.trim_start_matches('/');
+    for hierarchy in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        // Where a container is still alive, the failure of its test says so.
+        let _ = fs::remove_dir(hierarchy.path().join(name));
+    }
+    let _ = fs::remove_dir(format!("/sys/fs/cgroup/{name}"));
+}
