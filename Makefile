@@ -21,7 +21,7 @@ STATIC := -C target-feature=+crt-static -C relocation-model=static
 
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman
-VM_PACKAGES := qemu-system-x86 linux-image-amd64 busybox-static cpio
+VM_PACKAGES := qemu-system-x86 busybox-static cpio
 
 .PHONY: help
 help: ## this list

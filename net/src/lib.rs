@@ -2,6 +2,7 @@
 //! namespaces and sysctls. Synchronous, for programs that live a millisecond.
 
 pub mod batch;
+pub mod conntrack;
 pub mod error;
 mod ip;
 pub mod mac;

@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::attr;
-use super::object::{Family, Value, Verdict, octets};
+use super::object::{Family, Value, Verdict};
+use super::set::octets;
 use super::wire::{Open, Writer};
 
 /// One statement of a rule, already in the kernel's words.
@@ -246,11 +247,16 @@ pub fn mark(value: u32, mask: u32) -> Expr {
 
 /// Sets the bits of `mask` to those of `value`, and leaves the others.
 pub fn set_mark(value: u32, mask: u32) -> Expr {
+    const NFT_META_MARK: u32 = 3;
     build(|w| {
-        Selector::MARK.load(w, REG_1);
-        bitwise(w, &(!mask).to_ne_bytes(), &(value & mask).to_ne_bytes());
+        if mask == u32::MAX {
+            immediate(w, REG_1, Value::Bytes(&value.to_ne_bytes()));
+        } else {
+            Selector::MARK.load(w, REG_1);
+            bitwise(w, &(!mask).to_ne_bytes(), &(value & mask).to_ne_bytes());
+        }
         expression(w, "meta", |w| {
-            w.be32(2, 3);
+            w.be32(2, NFT_META_MARK);
             w.be32(3, REG_1);
         });
     })

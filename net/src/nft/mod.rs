@@ -9,6 +9,7 @@
 pub mod expr;
 mod object;
 mod read;
+mod set;
 mod socket;
 mod transaction;
 mod userdata;
@@ -16,10 +17,10 @@ pub(crate) mod wire;
 
 pub use expr::{Expr, Op, Selector};
 pub use object::{
-    Base, Chain, ChainKind, DataType, Element, Family, Hook, Policy, Set, SetData, SetSpec, Table,
-    Value, Verdict, concat, ifname, network_bounds, octets, priority,
+    Base, Chain, ChainKind, Family, Hook, Policy, Set, Table, Value, Verdict, priority,
 };
 pub use read::{Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+pub use set::{DataType, Element, SetData, SetSpec, concat, ifname, network_bounds, octets};
 pub use socket::{Found, NftSocket, Object, Snapshot};
 pub use transaction::Transaction;
 pub use userdata::COMMENT_MAX;

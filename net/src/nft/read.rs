@@ -183,7 +183,12 @@ impl StoredElement {
 
     /// In a plain interval set: the key is the first one past a range.
     pub fn is_range_end(&self) -> bool {
-        self.attrs().be32(attr::ELEMENT_FLAGS).unwrap_or(0) & super::object::INTERVAL_END != 0
+        self.attrs().be32(attr::ELEMENT_FLAGS).unwrap_or(0) & super::set::INTERVAL_END != 0
+    }
+
+    /// What no other element of the set has: where one range ends the next may begin.
+    pub(super) fn place(&self) -> (&[u8], bool) {
+        (self.key(), self.is_range_end())
     }
 
     fn attrs(&self) -> Attrs<'_> {

@@ -6,8 +6,9 @@ use std::fmt;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::object::{Chain, Element, Set, Table, Value};
+use super::object::{Chain, Set, Table, Value};
 use super::read::{self, Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+use super::set::Element;
 use super::transaction::{Transaction, elements_payload, payload};
 use super::wire::{Attrs, Writer, hex};
 use super::{attr, kind};
@@ -190,16 +191,29 @@ impl NftSocket {
         self.dump_rules(&format!("list rules of {table}"), table, None)
     }
 
-    /// The elements of a set, in no order; `ENOENT` if there is no such set.
+    /// The elements of a set, by key; `ENOENT` if there is no such set.
+    ///
+    /// The kernel counts its way through a hash table, which is rebuilt behind the scenes after it
+    /// has grown, and does not tell: a listing of more than one datagram may then repeat elements
+    /// and lack as many. So it begins again when the ruleset changed or an element came twice.
     pub fn elements(&mut self, set: Set<'_>) -> Result<Vec<StoredElement>> {
         let w = elements_payload(set);
-        let lists = self.dump(
-            kind::GET_ELEMENT,
-            &format!("list elements of {set}"),
-            &w,
-            &mut |payload| Some(StoredElement::parse_list(payload).collect::<Vec<_>>()),
-        )?;
-        Ok(lists.concat())
+        let doing = format!("list elements of {set}");
+        self.retry(|nft| {
+            let before = nft.generation()?;
+            let lists = nft.dump(kind::GET_ELEMENT, &doing, &w, &mut |payload| {
+                Some(StoredElement::parse_list(payload).collect::<Vec<_>>())
+            })?;
+            let mut elements = lists.concat();
+            elements.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+            let repeats = elements
+                .windows(2)
+                .any(|pair| pair[0].place() == pair[1].place());
+            if repeats || nft.generation()? != before {
+                return Err(Error::new(&doing, Errno::RESTART));
+            }
+            Ok(elements)
+        })
     }
 
     fn dump_rules(

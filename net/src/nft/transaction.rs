@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 
-use super::object::{Base, Chain, DataType, Element, Set, SetData, SetSpec, Table, Value};
+use super::object::{Base, Chain, Set, Table, Value};
+use super::set::{DataType, Element, SetData, SetSpec};
 use super::wire::{Writer, hex};
 use super::{Expr, attr, kind, userdata};
 use crate::batch::Batch;
@@ -182,13 +183,7 @@ impl Transaction {
         let doing = format!("create {table}");
         let mut w = payload(table);
         w.name(attr::TABLE_NAME, table.name);
-        self.comment(
-            &mut w,
-            attr::TABLE_USERDATA,
-            userdata::COMMENT,
-            comment,
-            &doing,
-        );
+        self.comment(&mut w, attr::TABLE_USERDATA, comment, &doing);
         self.push(kind::NEW_TABLE, NLM_F_CREATE | flags, doing, w);
     }
 
@@ -205,13 +200,7 @@ impl Transaction {
             w.be32(attr::CHAIN_POLICY, base.policy as u32);
             w.name(attr::CHAIN_TYPE, base.kind.name());
         }
-        self.comment(
-            &mut w,
-            attr::CHAIN_USERDATA,
-            userdata::COMMENT,
-            comment,
-            &doing,
-        );
+        self.comment(&mut w, attr::CHAIN_USERDATA, comment, &doing);
         self.push(kind::NEW_CHAIN, NLM_F_CREATE | flags, doing, w);
     }
 
@@ -226,13 +215,7 @@ impl Transaction {
             w.append(&expression.0);
         }
         w.end(expressions);
-        self.comment(
-            &mut w,
-            attr::RULE_USERDATA,
-            userdata::COMMENT,
-            comment,
-            &doing,
-        );
+        self.comment(&mut w, attr::RULE_USERDATA, comment, &doing);
         self.push(kind::NEW_RULE, NLM_F_CREATE | flags, doing, w);
     }
 
@@ -260,13 +243,7 @@ impl Transaction {
         // Only has to be unique within the transaction.
         self.sets += 1;
         w.be32(attr::SET_ID, self.sets);
-        self.comment(
-            &mut w,
-            attr::SET_USERDATA,
-            userdata::SET_COMMENT,
-            spec.comment,
-            &doing,
-        );
+        self.set_userdata(&mut w, spec, &doing);
         self.push(kind::NEW_SET, NLM_F_CREATE | flags, doing, w);
     }
 
@@ -309,24 +286,43 @@ impl Transaction {
         if element.flags != 0 {
             w.be32(attr::ELEMENT_FLAGS, element.flags);
         }
-        self.comment(
-            w,
-            attr::ELEMENT_USERDATA,
-            userdata::COMMENT,
-            element.comment,
-            doing,
-        );
+        self.comment(w, attr::ELEMENT_USERDATA, element.comment, doing);
         w.end(open);
     }
 
-    fn comment(&mut self, w: &mut Writer, attribute: u16, kind: u8, text: &str, doing: &str) {
-        if text.is_empty() {
-            return;
+    fn set_userdata(&mut self, w: &mut Writer, spec: &SetSpec<'_>, doing: &str) {
+        let mut bytes = Vec::new();
+        if DataType::concatenated(spec.key).is_host_order() {
+            bytes.extend(userdata::host_order(userdata::SET_KEY_ORDER));
         }
-        match userdata::comment(kind, text) {
-            Some(bytes) => w.attr(attribute, &bytes),
-            None => self.refuse(format!("{doing}: write its comment"), Errno::NAMETOOLONG),
+        if let SetData::Values([data]) = spec.data
+            && data.is_host_order()
+        {
+            bytes.extend(userdata::host_order(userdata::SET_DATA_ORDER));
         }
+        bytes.extend(self.encode_comment(userdata::SET_COMMENT, spec.comment, doing));
+        if !bytes.is_empty() {
+            w.attr(attr::SET_USERDATA, &bytes);
+        }
+    }
+
+    fn comment(&mut self, w: &mut Writer, attribute: u16, comment: &str, doing: &str) {
+        if !comment.is_empty() {
+            w.attr(
+                attribute,
+                &self.encode_comment(userdata::COMMENT, comment, doing),
+            );
+        }
+    }
+
+    fn encode_comment(&mut self, kind: u8, comment: &str, doing: &str) -> Vec<u8> {
+        if comment.is_empty() {
+            return Vec::new();
+        }
+        userdata::comment(kind, comment).unwrap_or_else(|| {
+            self.refuse(format!("{doing}: write its comment"), Errno::NAMETOOLONG);
+            Vec::new()
+        })
     }
 
     fn push(&mut self, message_type: u16, flags: u16, doing: String, payload: Writer) {

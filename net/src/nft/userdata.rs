@@ -6,6 +6,8 @@ use super::wire::text;
 pub(super) const COMMENT: u8 = 0;
 /// In sets, where the smaller numbers describe types.
 pub(super) const SET_COMMENT: u8 = 7;
+pub(super) const SET_KEY_ORDER: u8 = 0;
+pub(super) const SET_DATA_ORDER: u8 = 1;
 /// `NFTNL_UDATA_COMMENT_MAXLEN`: nft refuses to load a longer one again.
 pub const COMMENT_MAX: usize = 128;
 
@@ -20,6 +22,13 @@ pub(super) fn comment(kind: u8, comment: &str) -> Option<Vec<u8>> {
     bytes.extend_from_slice(comment.as_bytes());
     bytes.push(0);
     Some(bytes)
+}
+
+/// Says that a set's keys or data are in the machine's byte order, so that nft prints them right.
+pub(super) fn host_order(kind: u8) -> [u8; 6] {
+    const HOST_ENDIAN: u32 = 1;
+    let [a, b, c, d] = HOST_ENDIAN.to_ne_bytes();
+    [kind, 4, a, b, c, d]
 }
 
 pub(super) fn find_comment(mut bytes: &[u8], kind: u8) -> Option<&str> {

@@ -2,10 +2,12 @@
 //! reservation first, since all that is keyed by address is found by it, and then what is named
 //! after the attachment.
 
+use std::os::fd::AsFd;
+
 use weft_cni::{Call, Delegate, Error, Interface, Outcome, Result};
 use weft_net::{
     Mac, Namespace,
-    route::{Link, NewVeth, PortSettings, Requests, Rtnl, VethPeer},
+    route::{Link, NewVeth, PortSettings, PortState, Requests, Rtnl, VethPeer},
 };
 
 use super::{addressing, conf::Plan, gateway, host, masquerade, pod, remove::remove, spoof, vlan};
@@ -92,11 +94,12 @@ impl Wiring<'_> {
         let plan = self.plan;
         let bridge = host::ensure_bridge(&mut self.host, plan)?;
         let mac = plan.mac.unwrap_or_else(|| self.pod_mac(outcome));
-        self.create_veth(&bridge, mac)?;
-        let link = self.pod.link(self.call.ifname()).told()?;
-        let port = self.port_of(&link)?;
-        self.set_port(port)?;
-        let host_veth = self.owner.host_veth();
+        let port = self.create_veth(&bridge, mac)?;
+        host::ignore_router_advertisements(&port.name)?;
+        self.set_port(port.index)?;
+        let pod_link = port
+            .link
+            .ok_or_else(|| Error::internal("the pod's interface is gone already"))?;
 
         // From here on the order keeps a promise: no packet of the pod before its rules stand.
         if plan.check_source_mac {
@@ -104,12 +107,14 @@ impl Wiring<'_> {
         }
         masquerade::admit(plan, &self.owner, outcome)?;
         let gateway_link = self.give_bridge_its_addresses(&bridge, outcome)?;
-        pod::configure(&mut self.pod, &self.namespace, &link, plan, outcome)?;
+        let pod_end = (pod_link, self.call.ifname());
+        pod::configure(&mut self.pod, &self.namespace, pod_end, plan, outcome)?;
         if !plan.leave_pod_link_down {
-            self.host
-                .wait_for_link(port, PORT_PATIENCE, Link::is_operational)
-                .told()?;
-            pod::announce(&mut self.pod, &link, mac, outcome)?;
+            let up = self
+                .host
+                .wait_for_link(port.index, PORT_PATIENCE, lets_frames_through);
+            up.told()?;
+            pod::announce(&mut self.pod, pod_link, mac, outcome)?;
         }
         host::greet(
             &mut self.host,
@@ -118,13 +123,13 @@ impl Wiring<'_> {
             outcome,
         )?;
 
-        outcome.interfaces = self.interfaces(&bridge, &host_veth, mac, gateway_link.as_ref());
+        outcome.interfaces = self.interfaces(&bridge, &port.name, mac, gateway_link.as_ref());
         Ok(())
     }
 
-    /// One message makes both ends, each where it belongs. Names that a crash left behind are this
-    /// attachment's own, and free to be taken again.
-    fn create_veth(&mut self, bridge: &Link, mac: Mac) -> Result<()> {
+    /// One message makes both ends, each where it belongs. The host's end, which comes back, knows
+    /// the index of the pod's.
+    fn create_veth(&mut self, bridge: &Link, mac: Mac) -> Result<Link> {
         let name = self.owner.host_veth();
         let veth = NewVeth {
             name: &name,
@@ -136,30 +141,25 @@ impl Wiring<'_> {
                 name: self.call.ifname(),
                 mac: Some(mac),
                 mtu: self.plan.mtu,
-                namespace: Some(std::os::fd::AsFd::as_fd(&self.namespace)),
+                namespace: Some(self.namespace.as_fd()),
             },
         };
-        match self.host.one(|r| r.create_veth(&veth)) {
+        let mut requests = Requests::new();
+        let made = requests.create_veth(&veth);
+        let host_end = requests.get_link(name.as_str());
+        let mut answers = self.host.run(requests).told()?;
+        match answers.take(made) {
+            // A crash left it: the name is this attachment's own, and free to be taken again.
             Err(error) if error.exists() => {
-                let mut requests = Requests::new();
-                let gone = requests.delete_link(name.as_str());
-                let made = requests.create_veth(&veth);
-                let mut answers = self.host.run(requests).told()?;
-                answers.take(gone).told()?;
-                answers.take(made).told()?;
+                self.host.one(|r| r.delete_link(name.as_str())).told()?;
+                self.host.one(|r| r.create_veth(&veth)).told()?;
+                self.host.link(name.as_str()).told()
             }
-            made => made.told()?,
+            made => {
+                made.told()?;
+                answers.take(host_end).told()
+            }
         }
-        host::ignore_router_advertisements(&name)
-    }
-
-    fn port_of(&self, link: &Link) -> Result<u32> {
-        link.link.ok_or_else(|| {
-            Error::internal(format!(
-                "interface {} of the pod has no other end",
-                link.name
-            ))
-        })
     }
 
     fn set_port(&mut self, port: u32) -> Result<()> {
@@ -243,6 +243,13 @@ impl Wiring<'_> {
         interfaces.extend(gateway.map(of));
         interfaces
     }
+}
+
+/// The port is enabled a moment after its carrier comes; what is sent before is lost. With spanning
+/// tree it listens for half a minute first, which no ADD waits for.
+fn lets_frames_through(port: &Link) -> bool {
+    let state = port.port.map(|port| port.state);
+    port.is_operational() && state.is_some_and(|state| state != PortState::Disabled)
 }
 
 /// Where the pod's own interface stands among the result's.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weft_cni::{Outcome, Result};
 use weft_net::{
     Mac, Namespace,
-    route::{Address, Answers, Ipv4Conf, Link, LinkChange, Requests, Route, Rtnl, Scope},
+    route::{Address, Ipv4Conf, LinkChange, Requests, Route, Rtnl, Scope, Ticket},
     sysctl::Key,
 };
 
@@ -16,51 +16,66 @@ use crate::told::Told;
 pub(super) fn configure(
     pod: &mut Rtnl,
     namespace: &Namespace,
-    link: &Link,
+    (link, name): (u32, &str),
     plan: &Plan,
     outcome: &Outcome,
 ) -> Result<()> {
     namespace
-        .enter(|| write_settings(&link.name, plan, outcome))
+        .enter(|| write_settings(name, plan, outcome))
         .told()??;
     let mut requests = Requests::new();
+    let mut needed = Vec::new();
     // An address that is announced when it appears corrects the neighbours' memory of who had it.
     let announcing = LinkChange {
         ipv4_conf: &[(Ipv4Conf::ArpNotify, 1)],
         ..LinkChange::default()
     };
-    let _ = requests.set_link(link.index, &announcing);
+    needed.push(requests.set_link(link, &announcing));
     for ip in &outcome.ips {
-        let address = Address::new(link.index, ip.address).with_broadcast();
+        let address = Address::new(link, ip.address).with_broadcast();
         let checked = plan.detect_duplicate_addresses;
-        let _ = requests.add_address(&if checked { address } else { address.nodad() });
+        needed.push(requests.add_address(&if checked { address } else { address.nodad() }));
     }
     if !plan.leave_pod_link_down {
-        let _ = requests.set_up(link.index);
+        needed.push(requests.set_up(link));
     }
-    if !plan.detect_duplicate_addresses {
-        add_routes(&mut requests, link, outcome);
-        return pod.run(requests).and_then(Answers::all).told();
+    if plan.detect_duplicate_addresses {
+        // Routes are made from addresses that may be used.
+        carry_out(
+            pod,
+            std::mem::take(&mut requests),
+            std::mem::take(&mut needed),
+        )?;
+        pod.wait_for_addresses(link, DETECTION_PATIENCE).told()?;
     }
-    pod.run(requests).and_then(Answers::all).told()?;
-    pod.wait_for_addresses(link.index, DETECTION_PATIENCE)
-        .told()?;
-    let mut requests = Requests::new();
-    add_routes(&mut requests, link, outcome);
-    pod.run(requests).and_then(Answers::all).told()
+    let routes = add_routes(&mut requests, link, outcome);
+    let mut answers = pod.run(requests).told()?;
+    for ticket in needed {
+        answers.take(ticket).told()?;
+    }
+    for ticket in routes {
+        match answers.take(ticket) {
+            // The very same route is there: the kernel made it with an address.
+            Err(error) if error.exists() => {}
+            added => added.told()?,
+        }
+    }
+    Ok(())
+}
+
+fn carry_out(pod: &mut Rtnl, requests: Requests, needed: Vec<Ticket<()>>) -> Result<()> {
+    let mut answers = pod.run(requests).told()?;
+    needed
+        .into_iter()
+        .try_for_each(|ticket| answers.take(ticket).told())
 }
 
 /// Has every neighbour hear of the pod's addresses, now that the port lets frames through.
-pub(super) fn announce(pod: &mut Rtnl, link: &Link, mac: Mac, outcome: &Outcome) -> Result<()> {
+pub(super) fn announce(pod: &mut Rtnl, link: u32, mac: Mac, outcome: &Outcome) -> Result<()> {
     if outcome.ips.is_empty() {
         return Ok(());
     }
-    // The kernel announces the addresses of a link whose MAC is set, even to what it was.
-    let same = LinkChange {
-        mac: Some(mac),
-        ..LinkChange::default()
-    };
-    pod.one(|r| r.set_link(link.index, &same)).told()
+    pod.one(|r| r.announce(link, mac)).told()
 }
 
 /// The MAC of whoever has this address: for IPv4 the address can be read in it.
@@ -102,19 +117,21 @@ fn write_settings(link: &str, plan: &Plan, outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-fn add_routes(requests: &mut Requests, link: &Link, outcome: &Outcome) {
+fn add_routes(requests: &mut Requests, link: u32, outcome: &Outcome) -> Vec<Ticket<()>> {
+    let mut added = Vec::new();
     for route in addressing::pod_routes(outcome) {
-        let _ = requests.add_route(&Route {
+        added.push(requests.add_route(&Route {
             gateway: route.gw,
-            link: Some(link.index),
+            link: Some(link),
             priority: route.priority,
             table: route.table.unwrap_or(Route::MAIN_TABLE),
             scope: route.scope.map(Scope),
             mtu: route.mtu,
             advmss: route.advmss,
             ..Route::to(route.dst)
-        });
+        }));
     }
+    added
 }
 
 /// Detection takes a second and a bit; the kernel's slowest setting several.

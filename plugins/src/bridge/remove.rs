@@ -64,7 +64,11 @@ fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> 
     match ipam {
         None => {}
         // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
-        Some(ipam) if ipam.is_ours() => addresses.extend(reserved(call)),
+        Some(ipam) if ipam.is_ours() => match weft_ipam::reserved(call) {
+            Ok(reserved) => addresses.extend(reserved),
+            Err(_) if addresses.is_empty() => return None,
+            Err(_) => {}
+        },
         Some(_) if addresses.is_empty() => return None,
         Some(_) => {}
     }
@@ -131,7 +135,4 @@ fn ends_at(host: &mut Rtnl, pod_link: &Link, bridge: Option<&Link>) -> Result<bo
     };
     let pair = port.is_veth() && port.link == Some(pod_link.index);
     Ok(pair && port.master == bridge.map(|bridge| bridge.index))
-}
-fn reserved(_: &Call) -> Vec<IpAddr> {
-    Vec::new()
 }
