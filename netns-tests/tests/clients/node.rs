@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weft_netns::{
@@ -15,6 +15,10 @@ const NODE: &str = "192.0.2.1";
 const NEIGHBOUR: &str = "192.0.2.2";
 /// A container that has been started serves a little later.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The suite, and where Debian's Go plugins are.
+pub(crate) const OURS: [&str; 5] = ["bridge", "host-local", "portmap", "loopback", "flannel"];
+pub(crate) const DEBIANS: &str = "/usr/lib/cni";
 
 /// The container's ports, and those of the node that lead to them.
 pub(crate) const SERVED: u16 = 80;
@@ -51,24 +55,27 @@ impl<'w> Node<'w> {
             "ip address add {NEIGHBOUR}/24 dev eth0; ip link set eth0 up"
         ));
 
-        let plugins = world.private_dir("/opt/cni/bin");
-        for ours in ["bridge", "host-local", "portmap", "loopback", "flannel"] {
-            let file = Cni::weft_dir().join(ours);
-            assert!(
-                file.is_file(),
-                "no {} (`make build` makes it)",
-                file.display()
-            );
-            symlink(file, plugins.join(ours)).expect("link a plugin");
-        }
-        for other in others {
-            let file = format!("/usr/lib/cni/{other}");
-            symlink(file, plugins.join(other)).expect("link a plugin");
-        }
-        Self {
+        let node = Self {
             world,
             neighbour,
-            plugins,
+            plugins: world.private_dir("/opt/cni/bin"),
+        };
+        node.install(&Cni::weft_dir(), &OURS);
+        node.install(Path::new(DEBIANS), others);
+        node
+    }
+
+    /// Puts plugins in their place, or in that of others of their names.
+    pub(crate) fn install(&self, from: &Path, plugins: &[&str]) {
+        for plugin in plugins {
+            let (file, link) = (from.join(plugin), self.plugins.join(plugin));
+            assert!(
+                file.is_file(),
+                "no {} (ours are made by `make build`)",
+                file.display()
+            );
+            let _ = fs::remove_file(&link);
+            symlink(file, link).expect("link a plugin");
         }
     }
 
@@ -152,43 +159,47 @@ impl<'w> Node<'w> {
         Watch::node().dir("/run/netns").take()
     }
 
-    /// What `life` does, done a first time, leaves no trace of the containers
-    /// (whose identifiers it returns), and done once more leaves nothing at all.
+    /// What `life` does, done once, leaves no trace of the containers (whose names
+    /// it returns); and done once more on a network that is settled, nothing at all.
     pub(crate) fn assert_leaves_nothing(&self, life: impl Fn() -> Vec<String>) {
         let before = self.look();
         let names = life();
-        let after = self.look();
-        let left = before.difference(&after);
-        let traces: Vec<_> = left
-            .came
-            .iter()
-            .filter(|fact| is_trace(fact, &names))
-            .collect();
-        assert!(traces.is_empty(), "left behind: {traces:#?}");
+        self.assert_no_trace(&before, &names);
 
+        // An empty bridge has the kernel's MTU until a second container comes.
         life();
-        // Which address was given out last is remembered on purpose.
-        let changed = after.difference(&self.look());
-        let changed = changed.except(|fact| fact.contains("/last_reserved_ip."));
-        assert!(
-            changed.is_empty(),
-            "a second time, this has changed:\n{changed}"
-        );
+        let settled = self.look();
+        life();
+        let changed = settled.difference(&self.look());
+        let changed = changed.except(is_remembered_on_purpose);
+        assert!(changed.is_empty(), "after one life more:\n{changed}");
+    }
+
+    /// Since `before`, nothing has come that belongs to containers.
+    pub(crate) fn assert_no_trace(&self, before: &Snapshot, names: &[String]) {
+        let left = before.difference(&self.look());
+        let left = left.except(is_remembered_on_purpose);
+        let of_containers = |fact: &&String| is_trace(fact, names);
+        let traces: Vec<_> = left.came.iter().filter(of_containers).collect();
+        assert!(traces.is_empty(), "left behind: {traces:#?}");
     }
 }
 
 /// A fact that belongs to containers and not to their network.
 fn is_trace(fact: &str, names: &[String]) -> bool {
-    let remembered = fact.contains("/last_reserved_ip.");
-    let of_container = names.iter().any(|name| fact.contains(name.as_str()));
-    let kinds = [
-        "link_kind\":\"veth",
-        "info_kind\":\"veth",
+    const KINDS: [&str; 4] = [
+        "\"info_kind\":\"veth\"",
         "\"elem\":",
+        "CNI-DN-",
         "file /run/netns/",
     ];
-    let of_kind = kinds.iter().any(|kind| fact.contains(kind)) && !fact.contains("uplink");
-    !remembered && (of_container || of_kind)
+    let is_of = |name: &String| fact.contains(name.as_str());
+    names.iter().any(is_of) || KINDS.iter().any(|kind| fact.contains(kind))
+}
+
+/// Which address was given out last, and what spares host-local a look at them all.
+fn is_remembered_on_purpose(fact: &str) -> bool {
+    fact.contains("/last_reserved_ip.") || fact.contains("/var/lib/cni/networks/.weft/")
 }
 
 /// The address in an answer.
@@ -214,8 +225,16 @@ pub(crate) fn remove_cgroup(cgroup: &str) {
         .flatten()
         .flatten()
     {
-        // Where a container is still alive, the failure of its test says so.
-        let _ = fs::remove_dir(hierarchy.path().join(name));
+        remove_empty_tree(&hierarchy.path().join(name));
     }
-    let _ = fs::remove_dir(format!("/sys/fs/cgroup/{name}"));
+    remove_empty_tree(&Path::new("/sys/fs/cgroup").join(name));
+}
+
+/// Where a container is still alive, the failure of its test says so.
+fn remove_empty_tree(dir: &Path) {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_empty_tree(&entry.path());
+    }
+    let _ = fs::remove_dir(dir);
 }

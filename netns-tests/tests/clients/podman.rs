@@ -7,15 +7,13 @@ use weft_netns::{Cmd, Need};
 use crate::image;
 use crate::node::{Node, remove_cgroup, unique_cgroup};
 
-pub(crate) const TOOLS: [Need; 8] = [
+pub(crate) const TOOLS: [Need; 6] = [
     Need::Tool("podman"),
-    Need::Tool("conmon"),
     Need::Tool("runc"),
     Need::Tool("ip"),
     Need::Tool("nft"),
     Need::Tool("conntrack"),
-    Need::File("/usr/lib/cni/firewall"),
-    Need::File("/usr/lib/cni/tuning"),
+    Need::File("/usr/lib/cni/bridge"),
 ];
 
 pub(crate) struct Podman {
