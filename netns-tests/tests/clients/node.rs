@@ -1,19 +1,31 @@
 //! The node the containers run on, with a neighbour beyond it, and what must
 //! hold there while a container runs and after it is gone.
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weft_netns::{
-    Cni, Need, Netns, Snapshot, TcpResponder, Watch, World, ask_tcp, ask_udp, skip_unless,
-    wait_until,
+    Cni, Need, Netns, Snapshot, TcpResponder, Watch, World, ask_tcp, ask_udp, skip_unless, wait_for,
 };
 
-const NODE: &str = "192.0.2.1";
-const NEIGHBOUR: &str = "192.0.2.2";
-/// A container that has been started serves a little later.
+/// One wire, and on it the node and its neighbour.
+const IPV4: Wire = Wire {
+    node: "192.0.2.1",
+    neighbour: "192.0.2.2",
+};
+const IPV6: Wire = Wire {
+    node: "2001:db8::1",
+    neighbour: "2001:db8::2",
+};
+
+struct Wire {
+    node: &'static str,
+    neighbour: &'static str,
+}
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The suite, and where Debian's Go plugins are.
@@ -24,6 +36,15 @@ pub(crate) const DEBIANS: &str = "/usr/lib/cni";
 pub(crate) const SERVED: u16 = 80;
 pub(crate) const TCP: u16 = 8080;
 pub(crate) const UDP: u16 = 8053;
+
+/// The node's ports that lead to a container.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapped {
+    pub(crate) tcp: u16,
+    pub(crate) udp: u16,
+    /// Whether the container's network has IPv6 too.
+    pub(crate) ipv6: bool,
+}
 
 pub(crate) struct Node<'w> {
     pub(crate) world: &'w World,
@@ -48,13 +69,15 @@ impl<'w> Node<'w> {
     pub(crate) fn new(world: &'w World, others: &[&str]) -> Self {
         let neighbour = world.netns("neighbour");
         world.exec("ip link add name uplink type veth peer name eth0 netns neighbour");
-        world.exec(&format!(
-            "ip address add {NODE}/24 dev uplink; ip link set uplink up"
-        ));
-        neighbour.exec(&format!(
-            "ip address add {NEIGHBOUR}/24 dev eth0; ip link set eth0 up"
-        ));
-
+        world.exec("ip link set uplink up");
+        neighbour.exec("ip link set eth0 up");
+        for (wire, bits) in [(IPV4, "24"), (IPV6, "64 nodad")] {
+            world.exec(&format!("ip address add {}/{bits} dev uplink", wire.node));
+            neighbour.exec(&format!(
+                "ip address add {}/{bits} dev eth0",
+                wire.neighbour
+            ));
+        }
         let node = Self {
             world,
             neighbour,
@@ -92,67 +115,61 @@ impl<'w> Node<'w> {
 
     /// Whether packets between the ports of a bridge pass through netfilter.
     pub(crate) fn bridge_netfilter(&self, on: bool) {
-        let file = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-        // Without the module they never do.
-        if fs::exists(file).unwrap_or(false) {
-            fs::write(file, if on { "1" } else { "0" }).expect("set bridge netfilter");
+        for family in ["iptables", "ip6tables"] {
+            let file = format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+            // Without the module they never do.
+            if fs::exists(&file).unwrap_or(false) {
+                fs::write(file, if on { "1" } else { "0" }).expect("set bridge netfilter");
+            }
         }
     }
 
     /// The mapped ports answer the node, its neighbour, and by way of `run_inside`
     /// the container itself, which finds its way out too.
-    pub(crate) fn assert_mapped(
-        &self,
-        tcp: u16,
-        udp: Option<u16>,
-        run_inside: impl Fn(&[&str]) -> String,
-    ) {
-        let on_node = format!("{NODE}:{tcp}");
-        wait_until("the mapped port answers", PATIENCE, || {
-            ask_tcp(&on_node).is_ok()
-        });
-        ask_tcp(&format!("127.0.0.1:{tcp}")).expect("the node asks its loopback address");
+    pub(crate) fn assert_mapped(&self, ports: Mapped, run_inside: impl Fn(&[&str]) -> String) {
+        ask(|| ask_tcp(&format!("127.0.0.1:{}", ports.tcp)));
+        self.assert_mapped_on(IPV4, ports, &run_inside);
+        if ports.ipv6 {
+            self.assert_mapped_on(IPV6, ports, &run_inside);
+        }
+    }
 
-        let seen = self
-            .neighbour
-            .enter(|| ask_tcp(&on_node))
-            .expect("the neighbour asks");
-        assert_eq!(
-            seen.ip().to_string(),
-            NEIGHBOUR,
-            "the neighbour is seen as itself"
-        );
-        if let Some(udp) = udp {
-            let on_node = format!("{NODE}:{udp}");
-            ask_udp(&on_node).expect("the node asks over UDP");
-            let seen = self
-                .neighbour
-                .enter(|| ask_udp(&on_node))
-                .expect("the neighbour asks over UDP");
+    fn assert_mapped_on(&self, wire: Wire, ports: Mapped, run_inside: impl Fn(&[&str]) -> String) {
+        let tcp = on(wire.node, ports.tcp);
+        let udp = on(wire.node, ports.udp);
+        ask(|| ask_tcp(&tcp));
+        ask(|| ask_udp(&udp));
+        for seen in [
+            ask(|| self.neighbour.enter(|| ask_tcp(&tcp))),
+            ask(|| self.neighbour.enter(|| ask_udp(&udp))),
+        ] {
             assert_eq!(
-                seen.ip().to_string(),
-                NEIGHBOUR,
+                seen.to_string(),
+                wire.neighbour,
                 "the neighbour is seen as itself"
             );
         }
-        address(&run_inside(&["ask", &on_node]));
+        address(&run_inside(&["ask", &tcp]));
 
-        let outside = format!("{NEIGHBOUR}:7000");
+        let outside = on(wire.neighbour, 7000);
         let _responder = self.neighbour.enter(|| TcpResponder::bind(&outside));
         let seen = address(&run_inside(&["ask", &outside]));
-        assert_eq!(seen.to_string(), NODE, "the container is seen as the node");
+        assert_eq!(
+            seen.to_string(),
+            wire.node,
+            "the container is seen as the node"
+        );
     }
 
     /// Nobody answers at these ports any more, and nothing is tracked to them.
-    pub(crate) fn assert_unmapped(&self, tcp: u16, udp: Option<u16>) {
-        ask_tcp(&format!("{NODE}:{tcp}")).expect_err("the port is free again");
-        let Some(udp) = udp else { return };
-        let tracked = format!("conntrack -L -p udp --orig-port-dst {udp} 2>/dev/null");
-        assert_eq!(
-            self.world.exec(&tracked),
-            "",
-            "flows to the removed container"
-        );
+    pub(crate) fn assert_unmapped(&self, ports: Mapped) {
+        ask_tcp(&on(IPV4.node, ports.tcp)).expect_err("the port is free again");
+        for family in ["ipv4", "ipv6"] {
+            let conntrack = self.world.command("conntrack").args(["-L", "-f", family]);
+            let udp = ["-p", "udp", "--orig-port-dst", &ports.udp.to_string()];
+            let tracked = conntrack.args(udp).run().ok().stdout;
+            assert_eq!(tracked, "", "flows to the removed container");
+        }
     }
 
     pub(crate) fn look(&self) -> Snapshot {
@@ -200,6 +217,18 @@ fn is_trace(fact: &str, names: &[String]) -> bool {
 /// Which address was given out last, and what spares host-local a look at them all.
 fn is_remembered_on_purpose(fact: &str) -> bool {
     fact.contains("/last_reserved_ip.") || fact.contains("/var/lib/cni/networks/.weft/")
+}
+
+/// Asks until there is an answer: a container that has been started serves, and
+/// an address of IPv6 works, a little later. Whom the answer names.
+#[track_caller]
+fn ask(mut question: impl FnMut() -> io::Result<SocketAddr>) -> IpAddr {
+    wait_for("the mapped port answers", PATIENCE, || question().ok()).ip()
+}
+
+fn on(address: &str, port: u16) -> String {
+    let ip: IpAddr = address.parse().expect("an address");
+    SocketAddr::new(ip, port).to_string()
 }
 
 /// The address in an answer.

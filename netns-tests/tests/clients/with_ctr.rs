@@ -5,7 +5,13 @@ use weft_netns::{in_world, wait_until};
 use crate::containerd::{Containerd, TOOLS};
 use crate::image::{IMAGE, PROGRAM};
 use crate::networks;
-use crate::node::{Node, PATIENCE, SERVED, TCP, UDP, can_run};
+use crate::node::{Mapped, Node, PATIENCE, SERVED, TCP, UDP, can_run};
+
+const PORTS: Mapped = Mapped {
+    tcp: TCP,
+    udp: UDP,
+    ipv6: true,
+};
 
 #[test]
 fn ctr_runs_a_container_that_answers_and_leaves_nothing() {
@@ -50,7 +56,7 @@ fn live(node: &Node<'_>, containerd: &Containerd) -> Vec<String> {
         );
         tasks.contains("RUNNING")
     });
-    node.assert_mapped(TCP, Some(UDP), |args| {
+    node.assert_mapped(PORTS, |args| {
         let exec = containerd.ctr(&["task", "exec", "--exec-id", "inside", name, PROGRAM]);
         exec.args(args).run().ok().stdout
     });
@@ -60,6 +66,6 @@ fn live(node: &Node<'_>, containerd: &Containerd) -> Vec<String> {
         .ok();
     let done = running.finish();
     assert!(!done.stderr.contains("CNI"), "{}", done.stderr);
-    node.assert_unmapped(TCP, Some(UDP));
+    node.assert_unmapped(PORTS);
     vec![format!("default-{name}")]
 }
