@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use weft_netns::{
     Cni, Need, Netns, Snapshot, TcpResponder, Watch, World, ask_tcp, ask_udp, skip_unless, wait_for,
 };
@@ -60,7 +61,19 @@ pub(crate) fn can_run(tools: &[Need]) -> bool {
     } else {
         Need::Root
     };
-    skip_unless(&[root]) && skip_unless(tools)
+    let cgroups = Need::Kernel("cgroups that may be made", may_make_cgroups());
+    skip_unless(&[root]) && skip_unless(tools) && skip_unless(&[cgroups])
+}
+
+fn may_make_cgroups() -> bool {
+    let probe = format!("weft-probe-{}", std::process::id());
+    // Version 2 alone, or a hierarchy of version 1.
+    ["", "pids"].iter().any(|hierarchy| {
+        let dir = Path::new("/sys/fs/cgroup").join(hierarchy).join(&probe);
+        let is_cgroup = fs::create_dir(&dir).is_ok() && dir.join("cgroup.procs").exists();
+        let _ = fs::remove_dir(dir);
+        is_cgroup
+    })
 }
 
 impl<'w> Node<'w> {
@@ -107,10 +120,9 @@ impl<'w> Node<'w> {
     }
 
     /// The only network configuration of the node.
-    pub(crate) fn configure(&self, file: &str, conflist: &serde_json::Value) -> PathBuf {
+    pub(crate) fn configure(&self, file: &str, conflist: &Value) {
         let dir = self.world.private_dir("/etc/cni/net.d");
         fs::write(dir.join(file), conflist.to_string()).expect("write a configuration");
-        dir
     }
 
     /// Whether packets between the ports of a bridge pass through netfilter.
