@@ -22,7 +22,7 @@ STATIC := -C target-feature=+crt-static -C relocation-model=static
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
-# The tests that need the guest's kernel; or, by TEST_VM="vlan -- one_test", fewer.
+# What the names of the tests contain that the guest runs.
 TEST_VM ?= vlan
 
 .PHONY: help
@@ -71,8 +71,7 @@ soak: test-packages build ## the tests named soak, SOAK_TIME seconds
 .PHONY: test-vm
 test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering), in a guest with Debian's own kernel
 	@$(call packages,$(VM_PACKAGES))
-	CI=true cargo --config 'target.$(TRIPLE).runner = ["$(CURDIR)/netns-tests/vm/run"]' \
-		test --locked -p weft-netns --test $(TEST_VM)
+	netns-tests/vm/tests $(TEST_VM)
 
 .PHONY: install
 install: build ## the plugins into DESTDIR/BINDIR, each replaced by one rename

@@ -7,14 +7,24 @@ use serde_json::{Map, Value, json};
 
 use crate::cni::{Attachment, Call, Cni, Verb};
 use crate::command::Cmd;
+use crate::faults::{Outcome, Trace, kill_at_syscall, trace};
 
 /// A conflist, the plugins that carry it out, and the results a runtime caches.
 /// Clones share the cache, and may be used from several threads.
 #[derive(Clone, Debug)]
 pub struct Chain {
     cni: Cni,
+    way: Way,
     conflist: Value,
     cache: Arc<Mutex<BTreeMap<Key, Cached>>>,
+}
+
+/// How plugins are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Straight,
+    Traced,
+    KilledAt(u64),
 }
 
 /// Container and interface.
@@ -40,6 +50,7 @@ impl Chain {
         };
         Self {
             cni: cni.clone(),
+            way: Way::Straight,
             conflist,
             cache: Arc::default(),
         }
@@ -54,6 +65,38 @@ impl Chain {
         }
     }
 
+    /// The same network, with system calls, executions and memory counted.
+    #[must_use]
+    pub fn traced(&self) -> Self {
+        Self {
+            way: Way::Traced,
+            ..self.clone()
+        }
+    }
+
+    /// The same network in the hands of a runtime whose plugins are killed when
+    /// a verb is about to make its `n`-th system call, over all its plugins:
+    ///
+    /// ```no_run
+    /// # use weft_netns::{Attachment, Chain};
+    /// # fn matrix(chain: &Chain, who: &Attachment) {
+    /// for n in 1.. {
+    ///     if chain.killed_at(n).add(who).killed_in.is_none() {
+    ///         break;
+    ///     }
+    ///     chain.del(who).ok();
+    ///     // ... and nothing is left
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn killed_at(&self, n: u64) -> Self {
+        Self {
+            way: Way::KilledAt(n),
+            ..self.clone()
+        }
+    }
+
     /// The plugins in order, each with its predecessor's result.
     #[track_caller]
     pub fn add(&self, who: &Attachment) -> Run {
@@ -61,7 +104,7 @@ impl Chain {
         let mut previous = None;
         for plugin in self.plugins() {
             let config = self.config(plugin, Some(who), previous.as_ref());
-            if !run.push(self.cni.call(kind(plugin), Verb::Add, who, &config)) {
+            if !self.call(&mut run, kind(plugin), Verb::Add, who, &config) {
                 return run;
             }
             previous = Some(self.versioned(run.calls.last().map_or(Value::Null, Call::json)));
@@ -88,7 +131,7 @@ impl Chain {
         let result = self.result_of(who);
         for plugin in self.plugins() {
             let config = self.config(plugin, Some(who), result.as_ref());
-            if !run.push(self.cni.call(kind(plugin), Verb::Check, who, &config)) {
+            if !self.call(&mut run, kind(plugin), Verb::Check, who, &config) {
                 break;
             }
         }
@@ -100,15 +143,19 @@ impl Chain {
     #[track_caller]
     pub fn del(&self, who: &Attachment) -> Run {
         let mut run = Run::default();
+        self.del_into(&mut run, who);
+        run
+    }
+
+    fn del_into(&self, run: &mut Run, who: &Attachment) {
         let result = self.result_of(who).filter(|_| self.at_least((0, 4)));
         for plugin in self.plugins().rev() {
             let config = self.config(plugin, Some(who), result.as_ref());
-            if !run.push(self.cni.call(kind(plugin), Verb::Del, who, &config)) {
-                return run;
+            if !self.call(run, kind(plugin), Verb::Del, who, &config) {
+                return;
             }
         }
         self.cached().remove(&key(who));
-        run
     }
 
     /// DEL of what is cached and no longer valid, then GC of every plugin with
@@ -128,12 +175,12 @@ impl Chain {
             .iter()
             .filter(|who| !valid.iter().any(|other| key(other) == key(who)))
         {
-            run.absorb(self.del(who));
+            self.del_into(&mut run, who);
         }
         if self.at_least((1, 1)) {
             for plugin in self.plugins() {
                 let config = self.gc_config(plugin, valid);
-                run.push(self.cni.call(kind(plugin), Verb::Gc, &nobody(), &config));
+                self.call(&mut run, kind(plugin), Verb::Gc, &nobody(), &config);
             }
         }
         run
@@ -144,10 +191,7 @@ impl Chain {
         let mut run = Run::default();
         for plugin in self.plugins() {
             let config = self.config(plugin, None, None);
-            if !run.push(
-                self.cni
-                    .call(kind(plugin), Verb::Status, &nobody(), &config),
-            ) {
+            if !self.call(&mut run, kind(plugin), Verb::Status, &nobody(), &config) {
                 break;
             }
         }
@@ -209,6 +253,38 @@ impl Chain {
             .map(|cached| cached.result.clone())
     }
 
+    /// One call of one plugin; whether the next one may follow.
+    fn call(
+        &self,
+        run: &mut Run,
+        plugin: &str,
+        verb: Verb,
+        who: &Attachment,
+        config: &Value,
+    ) -> bool {
+        let cmd = || self.cni.command(plugin, verb, who, config);
+        let outcome = match self.way {
+            _ if run.killed_in.is_some() => return false,
+            Way::Straight => return run.push(self.cni.call(plugin, verb, who, config)),
+            Way::Traced => Outcome::Finished(trace(&cmd())),
+            Way::KilledAt(n) => kill_at_syscall(&cmd(), n - run.syscalls),
+        };
+        match outcome {
+            Outcome::Killed => {
+                run.killed_in = Some(plugin.to_owned());
+                false
+            }
+            Outcome::Finished(trace) => {
+                run.count(&trace);
+                run.push(Call {
+                    plugin: plugin.to_owned(),
+                    verb,
+                    done: trace.done,
+                })
+            }
+        }
+    }
+
     fn inherit(&self, plugin: &Value) -> Map<String, Value> {
         let mut config = plugin.as_object().cloned().unwrap_or_default();
         config.insert("name".to_owned(), self.conflist["name"].clone());
@@ -250,12 +326,19 @@ impl Chain {
 pub struct Run {
     pub calls: Vec<Call>,
     pub result: Option<Value>,
+    /// The plugin that was killed, if that was asked for and came to pass.
+    pub killed_in: Option<String>,
+    /// Counted when the chain is traced: over all plugins and their descendants.
+    pub syscalls: u64,
+    pub execs: u64,
+    pub peak_memory_kib: u64,
 }
 
 impl Run {
     /// Itself, or a failed test that shows what the failed plugin said.
     #[track_caller]
     pub fn ok(self) -> Self {
+        assert_eq!(self.killed_in, None, "a plugin was killed");
         if let Some(failed) = self.failed() {
             panic!("{}", failed.describe());
         }
@@ -287,8 +370,10 @@ impl Run {
         success
     }
 
-    fn absorb(&mut self, other: Self) {
-        self.calls.extend(other.calls);
+    fn count(&mut self, trace: &Trace) {
+        self.syscalls += trace.syscalls;
+        self.execs += trace.execs;
+        self.peak_memory_kib = self.peak_memory_kib.max(trace.peak_memory_kib);
     }
 }
 

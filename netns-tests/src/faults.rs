@@ -5,14 +5,18 @@
 //! (taking hold of oneself between fork and exec is not safe code).
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::ptrace::{self, Event, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::command::{Cmd, contents, scratch_file};
+use crate::command::{Cmd, Done, contents, scratch_file};
 use crate::namespace::inside;
 
 /// Stops, and once it is continued becomes the program.
@@ -32,9 +36,8 @@ pub enum Outcome {
 /// What a traced program did.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    pub exit_code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+    /// Slowed down by the tracing, and with no account of its CPU time.
+    pub done: Done,
     /// System calls of the program and all its descendants.
     pub syscalls: u64,
     /// Programs executed, the first one included.
@@ -47,7 +50,7 @@ pub struct Trace {
 /// Runs `cmd` and kills it, with all its descendants, when one of them is about
 /// to make the `n`-th system call since the program began (the first is 1).
 ///
-/// The kill matrix: `(1..).take_while(|n| matches!(kill_at_syscall(&add, *n), Killed))`
+/// [`crate::Chain::killed_at`] does it to a whole chain.
 #[track_caller]
 pub fn kill_at_syscall(cmd: &Cmd, n: u64) -> Outcome {
     assert!(n > 0, "system calls are counted from 1");
@@ -69,27 +72,36 @@ pub fn trace(cmd: &Cmd) -> Trace {
 fn follow(cmd: &Cmd, kill_at: Option<u64>) -> (bool, Trace) {
     let launcher = cmd.wrapped(&LAUNCHER);
     let tracer = || {
+        stay_on_one_cpu();
         let (stdout, stderr) = (scratch_file(&[]), scratch_file(&[]));
+        let started = Instant::now();
         let pid = launcher
             .command(&stdout, &stderr)
             .spawn()
             .map(|child| child.id())
             .unwrap_or_else(|e| panic!("cannot start {}: {e}", cmd.line()));
         let program = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-        let mut tracer = Tracer::new(program, kill_at);
+        let mut tracer = Tracer::new(cmd.line(), program, kill_at);
         tracer
             .run()
             .unwrap_or_else(|e| panic!("cannot trace {}: {e}", cmd.line()));
-        let trace = Trace {
-            stdout: contents(&stdout),
-            stderr: contents(&stderr),
-            ..tracer.trace
-        };
-        (tracer.killed, trace)
+        tracer.trace.done.stdout = contents(&stdout);
+        tracer.trace.done.stderr = contents(&stderr);
+        tracer.trace.done.wall = started.elapsed();
+        (tracer.killed, tracer.trace)
     };
     let in_netns = || inside(cmd.netns_path(), tracer);
     let result = std::thread::scope(|scope| scope.spawn(in_netns).join());
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Tracer and traced take turns: on one CPU a turn costs a tenth of what it
+/// costs to wake another. Descendants inherit it; a refusal costs only time.
+fn stay_on_one_cpu() {
+    let mut cpus = CpuSet::new();
+    if sched_getcpu().and_then(|cpu| cpus.set(cpu)).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+    }
 }
 
 struct Tracer {
@@ -103,11 +115,17 @@ struct Tracer {
 }
 
 impl Tracer {
-    fn new(program: Pid, kill_at: Option<u64>) -> Self {
-        let trace = Trace {
-            exit_code: None,
+    fn new(line: String, program: Pid, kill_at: Option<u64>) -> Self {
+        let done = Done {
+            line,
+            status: ExitStatus::default(),
             stdout: String::new(),
             stderr: String::new(),
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+        };
+        let trace = Trace {
+            done,
             syscalls: 0,
             execs: 0,
             peak_memory_kib: 0,
@@ -150,12 +168,15 @@ impl Tracer {
             WaitStatus::Exited(pid, code) => {
                 self.alive.remove(&pid);
                 if pid == self.program {
-                    self.trace.exit_code = Some(code);
+                    self.trace.done.status = ExitStatus::from_raw(code << 8);
                 }
                 Ok(())
             }
-            WaitStatus::Signaled(pid, ..) => {
+            WaitStatus::Signaled(pid, signal, _) => {
                 self.alive.remove(&pid);
+                if pid == self.program {
+                    self.trace.done.status = ExitStatus::from_raw(signal as i32);
+                }
                 Ok(())
             }
             WaitStatus::PtraceSyscall(pid) => self.at_syscall(pid),

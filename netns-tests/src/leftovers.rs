@@ -250,7 +250,7 @@ fn strip(value: &mut Value) {
     }
 }
 
-const VOLATILE: [&str; 20] = [
+const VOLATILE: [&str; 23] = [
     "ifindex",
     "link_index",
     "handle",
@@ -265,6 +265,9 @@ const VOLATILE: [&str; 20] = [
     "tcn_timer",
     "topology_change_timer",
     "gc_timer",
+    "message_age_timer",
+    "forward_delay_timer",
+    "hold_timer",
     "expires",
     "ageing_timer",
     "updated",

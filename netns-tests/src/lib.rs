@@ -38,7 +38,7 @@ pub use command::{Cmd, Done, Running};
 pub use faults::{Outcome, Trace, kill_at_syscall, trace};
 pub use leftovers::{Snapshot, Watch};
 pub use namespace::Netns;
-pub use ping::ping;
+pub use ping::{ping, wait_until_answers};
 pub use reexec::{in_rootless_world, in_world};
 pub use responder::{TcpResponder, UdpResponder, ask_tcp, ask_udp};
 pub use skip::{Need, skip_unless};

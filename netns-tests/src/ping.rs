@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::wait::wait_until;
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, recv,
@@ -43,6 +45,18 @@ pub fn ping(address: IpAddr, limit: Duration) -> io::Result<Duration> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// Waits until `address` answers. A fresh link carries IPv6 only after a while:
+/// its routes come with the carrier, and a lost solicitation is repeated after a
+/// second. A test that is not about that waits here first.
+#[track_caller]
+pub fn wait_until_answers(address: IpAddr) {
+    const LIMIT: Duration = Duration::from_secs(10);
+    const ATTEMPT: Duration = Duration::from_millis(100);
+    wait_until(&format!("{address} answers"), LIMIT, || {
+        ping(address, ATTEMPT).is_ok()
+    });
 }
 
 fn open(address: IpAddr) -> io::Result<OwnedFd> {

@@ -54,6 +54,19 @@ pub fn skip_unless(needs: &[Need]) -> bool {
 }
 
 impl Need {
+    /// A bridge that looks at VLAN tags. Not every kernel is built with it.
+    pub fn vlan_filtering() -> Self {
+        let mut probe = Command::new("unshare");
+        probe
+            .args(["--user", "--map-root-user", "--net", "sh", "-ec"])
+            .arg(
+                "PATH=$PATH:/usr/sbin:/sbin
+            ip link add probe type bridge vlan_filtering 1
+            bridge vlan add vid 2 dev probe self",
+            );
+        Self::Kernel("VLAN filtering", succeeds(probe))
+    }
+
     fn is_met(&self) -> bool {
         match self {
             Self::Tool(name) => find_in_path(name),
@@ -118,6 +131,10 @@ fn find_in_path(name: &str) -> bool {
 fn user_namespaces_work() -> bool {
     let mut probe = Command::new("unshare");
     probe.args(["--user", "--map-root-user", "--net", "--mount", "true"]);
+    succeeds(probe)
+}
+
+fn succeeds(mut probe: Command) -> bool {
     probe.stdout(Stdio::null()).stderr(Stdio::null());
     probe.status().is_ok_and(|status| status.success())
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_netns::{
-    Attachment, Chain, Cmd, Cni, Kind, Need, Netns, Outcome, TcpResponder, UdpResponder, Verb,
-    Watch, World, ask_tcp, ask_udp, in_rootless_world, in_world, kill_at_syscall, ping,
-    skip_unless, trace, wait_until,
+    Attachment, Chain, Cmd, Cni, Kind, Need, Netns, Outcome, TcpResponder, UdpResponder, Watch,
+    World, ask_tcp, ask_udp, in_rootless_world, in_world, kill_at_syscall, ping, skip_unless,
+    trace, wait_until, wait_until_answers,
 };
 
 const GO: [Need; 4] = [
@@ -40,6 +40,9 @@ fn wire(world: &World) -> (Netns, Netns) {
             "ip address add fd00::{number}/64 dev {link} nodad"
         ));
     }
+    for far in ["10.0.0.2", "fd00::2"] {
+        left.enter(|| wait_until_answers(address(far)));
+    }
     (left, right)
 }
 
@@ -49,14 +52,10 @@ fn address(text: &str) -> IpAddr {
 
 #[test]
 fn a_world_has_its_own_network_mounts_and_state() {
-    let outside = std::fs::metadata("/proc/self/ns/net").unwrap().ino();
+    let mine = std::fs::read_link("/proc/self/ns/net").unwrap();
     in_world(|world| {
-        let parent = format!("/proc/{}/ns", nix::unistd::getppid());
-        for kind in ["net", "mnt"] {
-            let inode = |dir: &str| std::fs::metadata(format!("{dir}/{kind}")).unwrap().ino();
-            assert_ne!(inode(&parent), inode("/proc/self/ns"), "{kind}");
-        }
-        assert_ne!(std::fs::metadata("/proc/self/ns/net").unwrap().ino(), 0);
+        let links = std::fs::read_to_string("/proc/net/dev").unwrap();
+        assert_eq!(links.matches(':').count(), 1, "loopback alone:\n{links}");
         assert_eq!(std::fs::read_dir("/var/lib/cni").unwrap().count(), 0);
         std::fs::write("/var/lib/cni/weft-harness", "").unwrap();
         std::fs::write("/run/weft-harness", "").unwrap();
@@ -68,10 +67,8 @@ fn a_world_has_its_own_network_mounts_and_state() {
         );
         ping(address("127.0.0.1"), SECOND).expect("loopback is up");
     });
-    assert_eq!(
-        outside,
-        std::fs::metadata("/proc/self/ns/net").unwrap().ino()
-    );
+    let still = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert_eq!(mine, still, "the tester stays where it was");
     for left in [
         "/var/lib/cni/weft-harness",
         "/run/weft-harness",
@@ -283,6 +280,23 @@ fn debians_go_chain_is_added_checked_and_deleted() {
 }
 
 #[test]
+fn a_go_bridge_with_a_vlan_tags_its_port() {
+    if !skip_unless(&GO) || !skip_unless(&[Need::vlan_filtering()]) {
+        return;
+    }
+    in_world(|world| {
+        let pod = world.netns("pod");
+        let mut list = bridge_conflist("0.4.0");
+        list["plugins"] = json!([{"type": "bridge", "bridge": "cni0", "vlan": 7, "ipam": {}}]);
+        Chain::new(&Cni::debian(), list)
+            .add(&Attachment::new("pod-1", &pod))
+            .ok();
+        let ports = world.exec("bridge vlan show");
+        assert!(ports.contains("7 PVID Egress Untagged"), "{ports}");
+    });
+}
+
+#[test]
 fn a_failed_plugin_ends_the_chain_and_says_why() {
     if !skip_unless(&GO) {
         return;
@@ -337,7 +351,7 @@ fn a_program_is_killed_just_before_its_nth_system_call() {
             .collect::<String>();
         let cmd = Cmd::shell(&touch);
         let whole = trace(&cmd);
-        assert_eq!((whole.exit_code, whole.execs), (Some(0), 1));
+        assert_eq!((whole.done.code(), whole.execs), (Some(0), 1));
         let made = || std::fs::read_dir(&dir).unwrap().count();
         let mut counts = Vec::new();
         for n in 1..=whole.syscalls {
@@ -360,8 +374,8 @@ fn a_program_is_killed_just_before_its_nth_system_call() {
 #[test]
 fn executions_and_memory_of_all_descendants_are_counted() {
     let traced = trace(&Cmd::shell("/bin/true; /bin/true; echo said; exit 4").stdin("unread"));
-    assert_eq!((traced.execs, traced.exit_code), (3, Some(4)));
-    assert_eq!(traced.stdout, "said\n");
+    assert_eq!((traced.execs, traced.done.code()), (3, Some(4)));
+    assert_eq!(traced.done.stdout, "said\n");
     assert!(
         (500..50_000).contains(&traced.peak_memory_kib),
         "{traced:?}"
@@ -381,21 +395,59 @@ fn a_killed_program_takes_its_descendants_along() {
 }
 
 #[test]
-fn a_plugin_is_traced_in_its_own_words() {
+fn a_whole_chain_is_traced() {
     if !skip_unless(&GO) {
         return;
     }
     in_world(|world| {
         let pod = world.netns("pod");
         let chain = Chain::new(&Cni::debian(), bridge_conflist("0.4.0"));
-        let add = chain.commands(Verb::Add, &Attachment::new("pod-1", &pod), None);
-        let traced = trace(&add[0]);
-        let result: Value = serde_json::from_str(&traced.stdout).unwrap();
-        assert_eq!(result["ips"][0]["address"], "10.22.0.2/24");
+        let who = Attachment::new("pod-1", &pod);
+        let run = chain.traced().add(&who).ok();
         assert!(
-            traced.execs > 2,
-            "bridge, host-local and some of iptables: {traced:?}"
+            run.execs > 3,
+            "bridge, host-local, portmap and some of iptables: {run:?}"
         );
+        assert!(run.syscalls > 1000 && run.peak_memory_kib > 1000, "{run:?}");
+        assert_eq!(run.result()["ips"][0]["address"], "10.22.0.2/24");
+        chain.del(&who).ok();
+    });
+}
+
+#[test]
+fn a_whole_chain_is_killed_in_any_of_its_plugins() {
+    in_world(|world| {
+        // Two plugins that each leave a file as the last thing they do.
+        let bin = world.scratch("bin");
+        let script = "#!/bin/sh\necho {}\n: > /run/$0-was-here\n";
+        for plugin in ["one", "two"] {
+            std::fs::write(bin.join(plugin), script.replace("$0", plugin)).unwrap();
+        }
+        world.exec(&format!("chmod +x {}/*", bin.display()));
+        let plugins = json!([{"type": "one"}, {"type": "two"}]);
+        let list = json!({"name": "n", "cniVersion": "1.0.0", "plugins": plugins});
+        let chain = Chain::new(&Cni::in_dirs(&[&bin]), list);
+        let pod = world.netns("pod");
+        let who = Attachment::new("pod-1", &pod);
+
+        let mut killed = Vec::new();
+        for n in 1.. {
+            world.exec("rm -f /run/*-was-here");
+            let run = chain.killed_at(n).add(&who);
+            let was_here = |plugin: &str| Path::new(&format!("/run/{plugin}-was-here")).exists();
+            let Some(plugin) = run.killed_in else {
+                assert_eq!(run.syscalls, n - 1);
+                break;
+            };
+            assert!(
+                plugin == "one" || was_here("one"),
+                "two runs only after one, at {n}"
+            );
+            assert_eq!(chain.result_of(&who), None, "a killed ADD has no result");
+            killed.push(plugin);
+        }
+        killed.dedup();
+        assert_eq!(killed, ["one", "two"]);
     });
 }
 

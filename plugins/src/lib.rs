@@ -2,6 +2,7 @@
 
 pub mod bridge;
 pub mod flannel;
+pub mod iptables;
 pub mod loopback;
 mod namespace;
 pub mod owner;
@@ -11,4 +12,9 @@ mod told;
 use weft_cni::Plugin;
 
 /// Every plugin in the executable.
-pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &flannel::Flannel, &loopback::Loopback];
+pub static SUITE: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &flannel::Flannel,
+    &weft_ipam::HostLocal,
+    &loopback::Loopback,
+];

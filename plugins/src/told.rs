@@ -3,7 +3,7 @@
 use weft_cni::{Code, Error, Result};
 use weft_net::Why;
 
-pub trait Told<T> {
+pub(crate) trait Told<T> {
     fn told(self) -> Result<T>;
 }
 

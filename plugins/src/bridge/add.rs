@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use weft_cni::{Call, Delegate, Error, Interface, Outcome, Result};
 use weft_net::{
     Mac, Namespace,
-    route::{Link, NewVeth, PortSettings, Requests, Rtnl, VethPeer},
+    route::{Link, NewVeth, PortSettings, PortState, Requests, Rtnl, VethPeer},
 };
 
 use super::{addressing, conf::Plan, gateway, host, masquerade, pod, remove::remove, spoof, vlan};
@@ -112,7 +112,7 @@ impl Wiring<'_> {
         if !plan.leave_pod_link_down {
             let up = self
                 .host
-                .wait_for_link(port.index, PORT_PATIENCE, Link::is_operational);
+                .wait_for_link(port.index, PORT_PATIENCE, lets_frames_through);
             up.told()?;
             pod::announce(&mut self.pod, pod_link, mac, outcome)?;
         }
@@ -243,6 +243,13 @@ impl Wiring<'_> {
         interfaces.extend(gateway.map(of));
         interfaces
     }
+}
+
+/// The port is enabled a moment after its carrier comes; what is sent before is lost. With spanning
+/// tree it listens for half a minute first, which no ADD waits for.
+fn lets_frames_through(port: &Link) -> bool {
+    let state = port.port.map(|port| port.state);
+    port.is_operational() && state.is_some_and(|state| state != PortState::Disabled)
 }
 
 /// Where the pod's own interface stands among the result's.

@@ -254,12 +254,14 @@ fn dns(conf: &Object<'_>) -> Result<Option<Dns>> {
 /// The runtime's word counts most, then the configuration's `args`, then `CNI_ARGS`.
 fn mac(call: &Call) -> Result<Option<Mac>> {
     let args = Args::parse(&call.env.args, &["MAC"])?;
-    let from = |section: Option<Object<'_>>| match section {
-        Some(section) => Ok(section
-            .text("mac")?
-            .filter(|mac| !mac.is_empty())
-            .map(str::to_owned)),
-        None => Ok(None),
+    let from = |section: Option<Object<'_>>| -> Result<Option<String>> {
+        match section {
+            Some(section) => Ok(section
+                .text("mac")?
+                .filter(|mac| !mac.is_empty())
+                .map(str::to_owned)),
+            None => Ok(None),
+        }
     };
     let wished = match from(call.conf.runtime_config()?)? {
         None => from(call.conf.cni_args()?)?.or_else(|| args.get("MAC").map(str::to_owned)),

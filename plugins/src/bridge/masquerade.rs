@@ -27,6 +27,8 @@ pub(super) fn admit(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()>
 pub(super) fn check(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()> {
     let addresses: Vec<IpNetwork> = outcome.ips.iter().map(|ip| ip.address).collect();
     let stands = match plan.masquerade {
+        // Nothing to masquerade needs no rule.
+        _ if addresses.is_empty() => true,
         None => true,
         Some(MasqueradeBackend::Nftables) => pods::is_masqueraded(owner, &addresses).told()?,
         Some(MasqueradeBackend::Iptables) => true,

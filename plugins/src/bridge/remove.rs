@@ -64,7 +64,11 @@ fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> 
     match ipam {
         None => {}
         // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
-        Some(ipam) if ipam.is_ours() => addresses.extend(reserved(call)),
+        Some(ipam) if ipam.is_ours() => match weft_ipam::reserved(call) {
+            Ok(reserved) => addresses.extend(reserved),
+            Err(_) if addresses.is_empty() => return None,
+            Err(_) => {}
+        },
         Some(_) if addresses.is_empty() => return None,
         Some(_) => {}
     }
@@ -77,6 +81,8 @@ fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> 
 fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
     let mut host = Rtnl::open().told()?;
     let mut requests = Requests::new();
+    let vlan_gateway = conf::vlan_gateway_name(&call.conf, bridge);
+    let vlan_gateway = vlan_gateway.map(|name| requests.get_link(name.as_str()));
     let bridge = requests.get_link(bridge);
     let host_veth = owner.host_veth();
     let deleted = requests.delete_link(host_veth.as_str());
@@ -86,12 +92,15 @@ fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) 
         Err(error) if error.is_not_found() => remove_in_pod(call, &mut host, bridge.as_ref())?,
         deleted => deleted.told()?,
     }
-    let Some(bridge) = bridge.filter(|_| !addresses.is_empty()) else {
-        return Ok(());
-    };
+    let vlan_gateway = vlan_gateway.and_then(|ticket| answers.take(ticket).ok());
     let mut requests = Requests::new();
-    for address in addresses {
-        let _ = requests.delete_neighbour(bridge.index, *address);
+    for link in bridge.iter().chain(&vlan_gateway) {
+        for address in addresses {
+            let _ = requests.delete_neighbour(link.index, *address);
+        }
+    }
+    if requests.is_empty() {
+        return Ok(());
     }
     // None of them need be there.
     host.run(requests).map(drop).told()
@@ -131,7 +140,4 @@ fn ends_at(host: &mut Rtnl, pod_link: &Link, bridge: Option<&Link>) -> Result<bo
     };
     let pair = port.is_veth() && port.link == Some(pod_link.index);
     Ok(pair && port.master == bridge.map(|bridge| bridge.index))
-}
-fn reserved(_: &Call) -> Vec<IpAddr> {
-    Vec::new()
 }

@@ -50,7 +50,8 @@ impl Settings {
         routes: Vec<Route>,
     ) -> Result<Self> {
         let fields = conf.object();
-        let given = |key: &str| Ok(fields.text(key)?.filter(|text| !text.is_empty()));
+        let given =
+            |key: &str| -> Result<_> { Ok(fields.text(key)?.filter(|text| !text.is_empty())) };
         ipam.remove("routes");
         Ok(Self {
             subnet_file: given("subnetFile")?.map_or_else(subnet_env::default_path, PathBuf::from),

@@ -2,19 +2,23 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weft_netns::{
-    Attachment, Chain, Cni, Kind, Netns, Run, TcpResponder, World, ask_tcp, ping, wait_for,
+    Attachment, Chain, Cni, Kind, Netns, Run, TcpResponder, World, ask_tcp, ping,
+    wait_until_answers,
 };
 
 use crate::drawing;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const ATTEMPT: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(2);
 const HOST_PORT: u16 = 8080;
 const POD_PORT: u16 = 80;
+
+/// The links, networks and namespaces of this story.
+pub(crate) const NAMES: [&str; 6] = ["cni0", "outside", "pods", "pod-1", "pod-2", "client"];
 
 pub(crate) fn tell(world: &World) {
     introduce(world);
@@ -69,6 +73,7 @@ pub(crate) fn tell(world: &World) {
 
     heading("What is left");
     prove_gone(&[&one, &two, &client], &links_before, from_inside);
+    prove_forgotten(&[addresses(&first_result), addresses(&second_result)].concat());
     println!(
         "    all of this took        {}",
         drawing::time(started.elapsed())
@@ -151,9 +156,9 @@ fn show_run(who: &Attachment, run: &Run) {
 fn show_ping(from: &Netns, to: IpAddr) {
     // An address may still be on trial, and the first packet also finds the
     // neighbour: the second shows the way itself.
-    let echo = || from.enter(|| ping(to, ATTEMPT)).ok();
-    wait_for(&format!("{to} answers {}", from.name()), PATIENCE, echo);
-    let time = wait_for(&format!("{to} answers again"), PATIENCE, echo);
+    from.enter(|| wait_until_answers(to));
+    let time = from.enter(|| ping(to, PATIENCE));
+    let time = time.unwrap_or_else(|e| panic!("{to} answers {} no more: {e}", from.name()));
     println!(
         "    ping from {} to {to:<12}{:>9}",
         from.name(),
@@ -194,6 +199,24 @@ fn prove_gone(namespaces: &[&Netns], links_before: &[String], mapped: SocketAddr
     println!("    reserved addresses      none");
     assert!(ask(mapped).is_err(), "{mapped} still answers");
     println!("    host port {HOST_PORT}          nobody answers");
+}
+
+/// The one proof that takes a program of somebody else, so it may be missing.
+fn prove_forgotten(addresses: &[IpAddr]) {
+    let Ok(listed) = Command::new("nft").args(["list", "ruleset"]).output() else {
+        println!("    nftables                not looked at: there is no nft program");
+        return;
+    };
+    let rules = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let names = |line: &&str| {
+        let mut words = line.split(|c: char| !(c.is_ascii_hexdigit() || ".:".contains(c)));
+        words.any(|word| {
+            word.parse()
+                .is_ok_and(|address| addresses.contains(&address))
+        })
+    };
+    assert_eq!(rules.lines().find(names), None, "a rule is left");
+    println!("    nftables                no rule and no map element names a pod");
 }
 
 /// The addresses that host-local holds, over all networks.
