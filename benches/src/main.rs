@@ -1,1 +1,106 @@
-fn main() {}
+//! Ours, Debian's Go plugins, Debian's netavark and the floor, interleaved in one run.
+//!
+//! `make bench`, or `weft-benches [--quick] [ROW...]`.
+#![allow(clippy::print_stdout, reason = "what it prints is the result")]
+mod machine;
+mod peer;
+mod plot;
+mod process;
+mod report;
+mod rows;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use weft_netns::{Kind, World};
+
+use crate::report::Report;
+
+/// What every row is given.
+pub(crate) struct Bench {
+    world: World,
+    quick: bool,
+}
+
+impl Bench {
+    /// How often to repeat: fewer times where an early answer is wanted.
+    fn rounds(&self, full: u16) -> u16 {
+        if self.quick {
+            full.div_ceil(6).max(3)
+        } else {
+            full
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    let quick = wanted.iter().any(|arg| arg == "--quick");
+    wanted.retain(|arg| arg != "--quick");
+    if let Some(unknown) = wanted.iter().find(|arg| rows::find(arg).is_none()) {
+        println!("no row {unknown}; there are:");
+        rows::ALL
+            .iter()
+            .for_each(|row| println!("  {:<12} {}", row.name, row.title));
+        return ExitCode::FAILURE;
+    }
+    let world = match World::enter(Kind::fitting()) {
+        Ok(world) => world,
+        Err(e) => {
+            println!("cannot make a private world: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    measure(&Bench { world, quick }, &wanted)
+}
+
+fn measure(bench: &Bench, wanted: &[String]) -> ExitCode {
+    let mut report = Report::default();
+    let mut broken = false;
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|row| row == name);
+    for row in rows::ALL.iter().filter(|row| chosen(row.name)) {
+        let started = Instant::now();
+        report.rows.push((row.name, row.title));
+        let ran = catch_unwind(AssertUnwindSafe(|| (row.run)(bench, &mut report)));
+        if ran.is_err() {
+            report.note(format!("row {} broke off: see above", row.name));
+            broken = true;
+        }
+        eprintln!(
+            "{:<12} {:>6.1} s",
+            row.name,
+            started.elapsed().as_secs_f64()
+        );
+    }
+    println!("{}", report.table());
+    let complete = wanted.is_empty() && !bench.quick;
+    keep(&report, complete);
+    if !broken && report.all_met() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A complete run is worth keeping beside the code; any other stays among what is built.
+fn keep(report: &Report, complete: bool) {
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir: PathBuf = if complete {
+        benches.join("results")
+    } else {
+        benches.with_file_name("target").join("bench-results")
+    };
+    fs::create_dir_all(&dir).expect("make the directory of results");
+    let json = report.json(&machine::describe());
+    let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
+    fs::write(dir.join("results.json"), json + "\n").expect("write the results");
+    fs::write(dir.join("results.svg"), plot::svg(report)).expect("write the plot");
+    println!("kept in {}: results.json, results.svg", dir.display());
+}
+
+pub(crate) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

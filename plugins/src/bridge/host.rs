@@ -35,6 +35,9 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
     match made {
         // Another pod's ADD was faster.
         Err(error) if error.exists() => {}
+        Err(error) if error.is_not_supported() && plan.vlans.is_some() => {
+            return Err(super::vlan::unsupported(&plan.bridge));
+        }
         made => made.told()?,
     }
     if created {

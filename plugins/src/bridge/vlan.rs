@@ -190,7 +190,7 @@ fn one_by_one(ranges: &[VlanRange]) -> BTreeSet<(u16, bool, bool)> {
     ranges.iter().flat_map(each).collect()
 }
 
-fn unsupported(bridge: &str) -> Error {
+pub(super) fn unsupported(bridge: &str) -> Error {
     Error::new(Code::UnsupportedField, format!("\"vlan\" and \"vlanTrunk\" cannot be served: this kernel has no VLAN filtering for {bridge}"))
         .with_details("it was built without CONFIG_BRIDGE_VLAN_FILTERING; remove the keys, or use another kernel")
 }

@@ -1,0 +1,34 @@
+//! What the numbers were measured on.
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+pub(crate) fn describe() -> Value {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    json!({
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "cpu": model.trim_matches([' ', '\t', ':']),
+        "cores": cores,
+        "load": read("/proc/loadavg").split(' ').next(),
+        "go plugins": package("containernetworking-plugins"),
+        "netavark": package("netavark"),
+        "iptables": package("iptables"),
+    })
+}
+
+fn package(name: &str) -> String {
+    let query = Command::new("dpkg-query")
+        .args(["-W", "-f=${Version}", name])
+        .output();
+    query.map_or_else(
+        |_| String::new(),
+        |out| String::from_utf8_lossy(&out.stdout).into_owned(),
+    )
+}
