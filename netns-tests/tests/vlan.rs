@@ -320,7 +320,13 @@ fn del_of_the_last_pod_of_a_vlan_leaves_the_gateway_alone() {
             left.contains("cni0.100") && left.contains("10.22.0.1"),
             "{left}"
         );
-        for gone in ["veth-", "10.22.0.2", "pod: ", host_veth(&add(&chain, &who))] {
+        let pods_link = add(&chain, &who);
+        for gone in [
+            "\"10.22.0.2\"",
+            "/10.22.0.2 ",
+            "pod: ",
+            host_veth(&pods_link),
+        ] {
             assert!(!left.contains(gone), "{gone} is left in\n{left}");
         }
     });
@@ -417,6 +423,23 @@ fn vlans_are_those_of_the_go_bridge() {
         };
         assert_eq!(shape(&weft), shape(&go));
         assert_eq!(go["interfaces"][3]["name"], "cni1.100");
+    });
+}
+
+/// It takes the lowest MAC of its ports, unless it was given one; the Go plugin gives it none where
+/// the gateway's address is not on the bridge itself.
+#[test]
+fn a_vlan_bridge_of_the_go_plugin_keeps_its_mac_when_our_pods_come() {
+    in_vlan_node(&GO, |world| {
+        let (a, b) = (world.netns("a"), world.netns("b"));
+        let ours = network(json!({"vlan": 100, "ipMasq": false}));
+        let by_go = Attachment::new("a", &a);
+        add(&ours.by(&Cni::debian()), &by_go);
+        add(&ours, &Attachment::new("b", &b));
+        world.exec(
+            "ip link add low address 02:00:00:00:00:01 type dummy; ip link set low master cni0",
+        );
+        ours.check(&by_go).ok();
     });
 }
 
