@@ -202,7 +202,7 @@ fn unpublish(call: &Call, owner: &Owner) -> Result<()> {
     let tables = reference::TABLES.map(Object::Table);
     let holdings = match publish::withdraw(&mut nft, &owner.mark(), &guesses(call), &tables) {
         // A kernel without nftables has nothing to give up.
-        Err(error) if error.is_not_supported() => return Ok(()),
+        Err(error) if lacks_nftables(&error) => return Ok(()),
         done => done
             .told()
             .map_err(|error| error.within("cannot unmap the pod's ports"))?,
@@ -220,6 +220,11 @@ fn unpublish(call: &Call, owner: &Owner) -> Result<()> {
         })
         .collect();
     Error::all(failures)
+}
+
+fn lacks_nftables(error: &weft_net::Error) -> bool {
+    // What nfnetlink answers for a subsystem that nobody has registered.
+    error.is_not_supported() || error.errno() == Some(rustix::io::Errno::INVAL)
 }
 
 /// What is known of the mappings only makes it cheaper.

@@ -1,0 +1,11 @@
+//! `portmap` on a real kernel: connections through mapped ports, rivals, and what is left behind.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy exempts #[test] functions but not their helpers"
+)]
+
+mod connections;
+mod leftovers;
+mod node;
+mod rivals;
+mod scale;
