@@ -26,7 +26,7 @@ use weft_net::nft::{NftSocket, Object};
 
 use self::{
     by_iptables::Ports,
-    conf::{Backend, Masquerade, Plan, Published},
+    conf::{Backend, Mark, Masquerade, Plan, Published},
     entry::Wanted,
     publish::TakenOver,
     skeleton::Group,
@@ -83,21 +83,21 @@ impl Plugin for Portmap {
             return Ok(());
         }
         let owner = Owner::of(call);
-        let mark_bit = match &plan.backend {
-            Backend::Iptables(mark) => {
-                return Ports::of(&plan, mark)?
-                    .of_owner(&owner)
-                    .check(&Host::here());
+        let missing = |fault| Error::internal(format!("the pod's ports are not mapped: {fault}"));
+        match &plan.backend {
+            Backend::Iptables(mark) => Ports::of(&plan, mark)?
+                .of_owner(&owner)
+                .check(&Host::here()),
+            Backend::Nftables { mark_bit } => {
+                let wanted = wanted(&owner, &plan, *mark_bit, &published);
+                let mut nft = NftSocket::open().told()?;
+                match publish::first_fault(&mut nft, &wanted).told()? {
+                    Some(fault) if !is_mapped_by_reference(&mut nft, &wanted, &plan, *mark_bit) => {
+                        Err(missing(fault))
+                    }
+                    _ => Ok(()),
+                }
             }
-            Backend::Nftables { mark_bit } => *mark_bit,
-        };
-        let wanted = wanted(&owner, &plan, mark_bit, &published);
-        let fault = NftSocket::open().and_then(|mut nft| publish::first_fault(&mut nft, &wanted));
-        match fault.told()? {
-            None => Ok(()),
-            Some(fault) => Err(Error::internal(format!(
-                "the pod's ports are not mapped: {fault}"
-            ))),
         }
     }
 
@@ -195,6 +195,23 @@ fn publish(wanted: &Wanted<'_>, plan: &Plan) -> Result<()> {
         eprintln!("portmap: host port {key} is taken from ({from}) by ({to}): the newest has it");
     }
     Ok(())
+}
+
+/// A pod that the reference plugin wired before us is none the worse for it.
+fn is_mapped_by_reference(
+    nft: &mut NftSocket,
+    wanted: &Wanted<'_>,
+    plan: &Plan,
+    mark_bit: u8,
+) -> bool {
+    let in_nftables = reference::has_rules_for(nft, wanted).unwrap_or_default();
+    let mut in_iptables = || {
+        let is_there = reference::has_chain_of(nft, wanted.owner).unwrap_or_default();
+        let ports = Ports::of(plan, &Mark::Bit(mark_bit));
+        is_there
+            && ports.is_ok_and(|ports| ports.of_owner(wanted.owner).check(&Host::here()).is_ok())
+    };
+    in_nftables || in_iptables()
 }
 
 fn unpublish(call: &Call, owner: &Owner) -> Result<()> {

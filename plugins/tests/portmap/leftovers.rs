@@ -208,6 +208,8 @@ fn del_removes_what_the_go_plugin_made_with_iptables() {
                 .count()
         };
         assert_eq!(chains(), 4);
+        node.call(Verb::Check, &pod, mapped(tcp(8080))).ok();
+        node.call(Verb::Check, &pod, mapped(tcp(8081))).failure();
         node.del_in_ignorance(&pod);
         assert_eq!(chains(), 2);
         node.gc(&pod, json!([]));
@@ -239,6 +241,7 @@ fn del_removes_what_newer_go_plugins_made_with_nftables() {
         )
         .unwrap();
         world.exec("nft -f /run/rules.nft");
+        node.call(Verb::Check, &pod, mapped(tcp(8080))).ok();
         node.del_in_ignorance(&pod);
         let left = world.exec("nft list ruleset");
         assert!(!left.contains("pod-2") && left.contains("pod-3"), "{left}");

@@ -5,6 +5,7 @@
 )]
 
 mod connections;
+mod kills;
 mod leftovers;
 mod node;
 mod rivals;

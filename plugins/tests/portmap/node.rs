@@ -152,8 +152,10 @@ impl<'a> Node<'a> {
     }
 
     fn wire(&self) {
+        // A bridge without an address of its own takes one of its ports', and another one later,
+        // which its neighbours learn late.
         self.world.exec(
-            "ip link add br0 type bridge; ip link set br0 up
+            "ip link add br0 address 02:00:00:00:00:01 type bridge; ip link set br0 up
                  ip address add 10.1.0.1/24 dev br0; ip address add fd01::1/64 dev br0 nodad
                  ip link add out type veth peer name eth0 netns outside; ip link set out up
                  ip address add 10.9.0.1/24 dev out; ip address add fd09::1/64 dev out nodad
