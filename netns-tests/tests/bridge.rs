@@ -810,6 +810,18 @@ fn the_mtu_of_a_bridge_follows_the_configuration_as_far_as_its_pods_allow() {
 }
 
 #[test]
+fn the_mtu_of_a_bridge_outlives_its_pods() {
+    in_node(|world| {
+        let pod = world.netns("pod");
+        let chain = network(json!({"mtu": 1450}));
+        let who = Attachment::new("c", &pod);
+        add(&chain, &who);
+        chain.del(&who).ok();
+        assert!(world.exec("ip link show cni0").contains("mtu 1450"));
+    });
+}
+
+#[test]
 fn a_link_that_is_no_bridge_is_refused() {
     in_node(|world| {
         let pod = world.netns("pod");

@@ -42,6 +42,7 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
     }
     if created {
         ignore_router_advertisements(&plan.bridge)?;
+        keep_mtu(host, plan)?;
     }
     let bridge = host.link(plan.bridge.as_str()).told()?;
     let adopted = adopt(host, bridge, plan);
@@ -50,6 +51,18 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
         let _ = host.one(|r| r.delete_link(plan.bridge.as_str()));
     }
     adopted
+}
+
+/// An MTU given at birth follows the ports that come and go; one that is set later stays.
+fn keep_mtu(host: &mut Rtnl, plan: &Plan) -> Result<()> {
+    if plan.mtu.is_none() {
+        return Ok(());
+    }
+    let same = LinkChange {
+        mtu: plan.mtu,
+        ..LinkChange::default()
+    };
+    host.one(|r| r.set_link(plan.bridge.as_str(), &same)).told()
 }
 
 /// Puts right what somebody else's bridge, or an earlier configuration's, has different.
