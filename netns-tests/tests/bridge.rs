@@ -579,7 +579,10 @@ fn p4_iptables_chains_that_the_reference_plugin_made_go_with_the_pod() {
             let who = Attachment::new("c", &pod);
             add(&go, &who);
             assert!(world.exec("iptables-save -t nat").contains("CNI-"));
-            let who = netns.map_or(who.clone(), |path| who.netns(path));
+            let who = match netns {
+                None => who,
+                Some(path) => who.netns(path),
+            };
             go.by(&Cni::weft()).del(&who).ok();
             assert!(
                 !world.exec("iptables-save -t nat").contains("CNI-"),
