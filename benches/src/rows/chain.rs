@@ -186,13 +186,13 @@ fn children_of_pod(peer: &CniPeer, netns: &Netns) -> f64 {
     let mut pod = Pod::new("counted", netns, 7998);
     let mut children = 0;
     let mut count = |trace: &weft_netns::Trace| {
-        assert_eq!(trace.exit_code, Some(0), "{}", trace.stdout);
+        assert_eq!(trace.done.code(), Some(0), "{}", trace.done.stdout);
         children += trace.execs - 1;
     };
     for plugin in 0..peer.traceable(Verb::Add, &pod).len() {
         let trace = weft_netns::trace(&peer.traceable(Verb::Add, &pod)[plugin]);
         count(&trace);
-        pod.result = Some(serde_json::from_str(&trace.stdout).expect("a result is JSON"));
+        pod.result = Some(serde_json::from_str(&trace.done.stdout).expect("a result is JSON"));
     }
     for cmd in peer.traceable(Verb::Del, &pod) {
         count(&weft_netns::trace(&cmd));

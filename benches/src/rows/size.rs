@@ -40,9 +40,9 @@ fn memory(bench: &Bench, report: &mut Report, peer: &CniPeer) {
     let mut peak = 0;
     let mut weigh = |cmd: &Cmd| {
         let trace = trace(cmd);
-        assert_eq!(trace.exit_code, Some(0), "{}", trace.stdout);
+        assert_eq!(trace.done.code(), Some(0), "{}", trace.done.stdout);
         peak = peak.max(trace.peak_memory_kib);
-        (trace.stdout, peak)
+        (trace.done.stdout, peak)
     };
     let mut record = |verb: &str, kib: u64| {
         let kib = f64::from(u32::try_from(kib).unwrap_or(u32::MAX));
