@@ -57,7 +57,7 @@ pub fn reserved(call: &Call) -> Result<Vec<IpAddr>> {
     reserved_in(call, &World::real())
 }
 
-fn add(call: &Call, world: &World) -> Result<Outcome> {
+pub(crate) fn add(call: &Call, world: &World) -> Result<Outcome> {
     let plan = Plan::of(call)?;
     let whom = Attachment {
         container_id: call.container_id(),
@@ -74,7 +74,7 @@ fn add(call: &Call, world: &World) -> Result<Outcome> {
     })
 }
 
-fn del(call: &Call, world: &World) -> Result<()> {
+pub(crate) fn del(call: &Call, world: &World) -> Result<()> {
     let place = Place::of(&call.conf)?;
     let Some(mut store) = Store::open(&place, world, Purpose::Release)? else {
         return Ok(());
@@ -120,7 +120,7 @@ fn held_by(store: &mut Store, call: &Call) -> Result<Vec<Held>> {
     Ok(store.held_by(&Owner::legacy(call.container_id()))?)
 }
 
-fn gc(call: &Call, world: &World) -> Result<()> {
+pub(crate) fn gc(call: &Call, world: &World) -> Result<()> {
     let place = Place::of(&call.conf)?;
     let Some(living) = call.conf.attachments()? else {
         return Ok(());
@@ -213,3 +213,6 @@ fn open_or_create(place: &Place, world: &World) -> error::Result<Store> {
         path: place.reservations.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests;

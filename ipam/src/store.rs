@@ -244,11 +244,11 @@ impl Store {
                     self.remove(address)?;
                 }
                 Ok(Some(found)) => {
-                    self.note(&entry(address, &found, self.index.epoch()))?;
+                    self.note_found(&entry(address, &found, self.index.epoch()))?;
                     return Ok(false);
                 }
                 Err(_) => {
-                    self.note(&unreadable(address, self.index.epoch()))?;
+                    self.note_found(&unreadable(address, self.index.epoch()))?;
                     return Ok(false);
                 }
             }
@@ -343,11 +343,20 @@ impl Store {
     }
 
     fn note(&mut self, entry: &Entry) -> Result<()> {
-        let known = self.ask(|index| index.entries_of(entry.key))?;
-        if known.contains(entry) {
+        self.change(|index| index.insert(entry))
+    }
+
+    /// Notes what somebody else made, unless it is known: since when, only the index knows.
+    fn note_found(&mut self, entry: &Entry) -> Result<()> {
+        let same = |known: &Entry| (known.address, known.mtime) == (entry.address, entry.mtime);
+        if self
+            .ask(|index| index.entries_of(entry.key))?
+            .iter()
+            .any(same)
+        {
             return Ok(());
         }
-        self.change(|index| index.insert(entry))
+        self.note(entry)
     }
 
     /// Changes the index. While its seal is whole it is broken first, so that a change that is cut
@@ -435,3 +444,6 @@ fn oldest_stale(index: &Index, set: &RangeSet) -> std::io::Result<Option<Entry>>
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// How often it is tried anew when a file or directory vanishes under our hands.
 const TRIES: usize = 3;
+
+#[cfg(test)]
+mod tests;

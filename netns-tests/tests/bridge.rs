@@ -491,6 +491,104 @@ fn a_pod_that_the_reference_plugin_wired_is_deleted_from_its_own_end() {
     });
 }
 
+/// What the reference plugin's nftables back-end (1.6 and later) makes, word for word.
+#[test]
+fn nftables_rules_that_the_reference_plugin_made_go_with_the_pod_and_no_others() {
+    in_node(|world| {
+        let pod = world.netns("pod");
+        let chain = network(json!({"macspoofchk": true}));
+        let who = Attachment::new("c", &pod);
+        add(&chain, &who);
+        let comments = world.exec("nft list map inet weft_pods masquerade4");
+        let mark = comments
+            .split("comment \"")
+            .nth(1)
+            .unwrap()
+            .split(", net")
+            .next()
+            .unwrap()
+            .to_owned();
+        world.exec(&format!(
+            "nft -f - <<'E'\ntable inet cni_plugins_masquerade {{\n chain masq_checks {{\n\
+             ip saddr 10.22.0.2 ip daddr != 10.22.0.0/24 masquerade comment \"{mark}, net: net, if: eth0, id: c\"\n\
+             ip saddr 10.22.0.9 masquerade comment \"0123456789abcdef-0123456789abcdef, net: x\"\n }}\n}}\n\
+             table bridge nat {{\n chain cni-br-iface-c-eth0-mac {{ ether saddr 0a:58:0a:16:00:02 return; drop; }}\n\
+             chain cni-br-iface-c-eth0 {{ jump cni-br-iface-c-eth0-mac; }}\n\
+             chain PREROUTING {{ type filter hook prerouting priority -300;\n\
+             iifname \"x\" jump cni-br-iface-c-eth0 comment \"macspoofchk-c-eth0\"\n\
+             iifname \"y\" accept comment \"macspoofchk-d-eth0\"\n }}\n}}\nE"
+        ));
+        chain.del(&who).ok();
+        let left =
+            world.exec("nft list table inet cni_plugins_masquerade; nft list table bridge nat");
+        assert!(
+            !left.contains("10.22.0.2") && left.contains("10.22.0.9"),
+            "{left}"
+        );
+        assert!(
+            !left.contains("cni-br-iface") && left.contains("macspoofchk-d-eth0"),
+            "{left}"
+        );
+    });
+}
+
+#[test]
+fn the_iptables_back_end_makes_the_chains_that_others_read_with_one_program_a_family() {
+    if !skip_unless(&node::GO) {
+        return;
+    }
+    in_world(|world| {
+        let (warm, pod) = (world.netns("warm"), world.netns("pod"));
+        let chain = network(json!({"ipam": dual_stack(), "ipMasqBackend": "iptables"}));
+        add(&chain, &Attachment::new("warm", &warm));
+        let before = Watch::node().take();
+        let who = Attachment::new("cid1.1.0", &pod);
+        let run = chain.traced().add(&who).ok();
+        // bridge, and host-local in its process
+        assert_eq!(
+            run.execs,
+            1 + 2,
+            "the plugin, and one iptables-restore for each family"
+        );
+        let rules = world.exec("iptables-save -t nat");
+        for rule in [
+            "--comment \"name: \\\"net\\\" id: \\\"cid1.1.0\\\"\"",
+            "-s 10.22.0.3/32",
+            "-d 10.22.0.0/24",
+        ] {
+            assert!(rules.contains(rule), "{rule} in {rules}");
+        }
+        chain.check(&who).ok();
+        chain.del(&who).ok();
+        let left = before.difference(&Watch::node().take());
+        let left = left.except(|fact| fact.contains("last_reserved_ip") || fact.contains("/.weft"));
+        assert!(left.is_empty(), "{left}");
+    });
+}
+
+/// P4 again: the masquerade chains of pods that the reference plugin wired.
+#[test]
+fn p4_iptables_chains_that_the_reference_plugin_made_go_with_the_pod() {
+    if !skip_unless(&node::GO) {
+        return;
+    }
+    in_world(|world| {
+        for (number, netns) in [None, Some("")].into_iter().enumerate() {
+            let pod = world.netns(&format!("pod{number}"));
+            let go = Chain::new(&Cni::debian(), bridge_conf("0.3.1", json!({})));
+            let who = Attachment::new("c", &pod);
+            add(&go, &who);
+            assert!(world.exec("iptables-save -t nat").contains("CNI-"));
+            let who = netns.map_or(who.clone(), |path| who.netns(path));
+            go.by(&Cni::weft()).del(&who).ok();
+            assert!(
+                !world.exec("iptables-save -t nat").contains("CNI-"),
+                "{netns:?}"
+            );
+        }
+    });
+}
+
 // --- what the reference plugin gets wrong --------------------------------------
 
 /// P5, plugins#756: whoever is remembered under an address used again blackholes it for 11 s.

@@ -7,6 +7,8 @@ pub mod loopback;
 mod namespace;
 pub mod owner;
 pub mod pods;
+pub mod portmap;
+mod reference;
 mod told;
 
 use weft_cni::Plugin;
@@ -17,4 +19,5 @@ pub static SUITE: &[&dyn Plugin] = &[
     &flannel::Flannel,
     &weft_ipam::HostLocal,
     &loopback::Loopback,
+    &portmap::Portmap,
 ];

@@ -62,7 +62,7 @@ pub fn admit(admission: &Admission<'_>) -> Result<()> {
 }
 
 /// Removes what `owner` has under these addresses, and nothing of anybody else's.
-pub fn dismiss(owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
+pub fn dismiss(nft: &mut NftSocket, owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
     let keys: Vec<(Set<'static>, Vec<u8>)> = addresses
         .iter()
         .flat_map(|ip| {
@@ -72,21 +72,21 @@ pub fn dismiss(owner: &Owner, addresses: &[IpAddr]) -> Result<()> {
             ]
         })
         .collect();
-    delete(&keys, |element| is_of(element, &owner.mark()))
+    delete(nft, &keys, |element| is_of(element, &owner.mark()))
 }
 
 /// Removes what `owner` has, whatever its addresses: for when nobody can tell them any more.
-pub fn dismiss_by_name(owner: &Owner) -> Result<()> {
+pub fn dismiss_by_name(nft: &mut NftSocket, owner: &Owner) -> Result<()> {
     let mark = owner.mark();
-    remove_where(|comment| comment.starts_with(&mark))
+    remove_where(nft, |comment| comment.starts_with(&mark))
 }
 
 /// Removes what the network has under marks that are not among the living.
-pub fn collect(network_mark: &str, living: &[String]) -> Result<()> {
-    remove_where(|comment| {
+pub fn collect(nft: &mut NftSocket, network_mark: &str, living: &[String]) -> Result<()> {
+    remove_where(nft, |comment| {
         comment.starts_with(network_mark) && !living.iter().any(|mark| comment.starts_with(mark))
     })?;
-    remove_unused_chains()
+    remove_unused_chains(nft)
 }
 
 /// Whether all that [`admit`] made for the addresses stands.
@@ -240,13 +240,13 @@ fn add_subnet(transaction: &mut Transaction, chain: Chain<'_>, address: &IpNetwo
     transaction.add_rule(chain, &rule, "");
 }
 
-fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
+fn remove_where(nft: &mut NftSocket, unwanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut keys = Vec::new();
     for set in FAMILIES
         .into_iter()
         .flat_map(|v6| [masquerade(v6), unjudged(v6)])
     {
-        match NftSocket::open()?.elements(set) {
+        match nft.elements(set) {
             Ok(elements) => {
                 let unwanted = elements
                     .iter()
@@ -257,13 +257,12 @@ fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
-    delete(&keys, |element| unwanted(element.comment()))
+    delete(nft, &keys, |element| unwanted(element.comment()))
 }
 
 /// A subnet that no pod has an address of leaves its chain behind. The kernel refuses to delete one
 /// that is used, so asking is safe.
-fn remove_unused_chains() -> Result<()> {
-    let mut nft = NftSocket::open()?;
+fn remove_unused_chains(nft: &mut NftSocket) -> Result<()> {
     for chain in nft.chains(TABLE)? {
         if !chain.name.starts_with(BEYOND) {
             continue;
@@ -279,7 +278,11 @@ fn remove_unused_chains() -> Result<()> {
     Ok(())
 }
 
-fn delete(keys: &[(Set<'static>, Vec<u8>)], ours: impl Fn(&StoredElement) -> bool) -> Result<()> {
+fn delete(
+    nft: &mut NftSocket,
+    keys: &[(Set<'static>, Vec<u8>)],
+    ours: impl Fn(&StoredElement) -> bool,
+) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -287,8 +290,7 @@ fn delete(keys: &[(Set<'static>, Vec<u8>)], ours: impl Fn(&StoredElement) -> boo
         .iter()
         .map(|(set, key)| (*set, key.as_slice()))
         .collect();
-    NftSocket::open()?
-        .delete_owned(&keys, &mut |_, element| ours(element))
+    nft.delete_owned(&keys, &mut |_, element| ours(element))
         .map(drop)
 }
 

@@ -8,6 +8,7 @@ mod address;
 mod bridge;
 mod link;
 mod link_requests;
+mod lookup;
 mod neighbour;
 mod routes;
 mod wait;
@@ -20,6 +21,7 @@ pub use address::Address;
 pub use bridge::{PortSettings, PortVlan, VlanOwner, VlanRange};
 pub use link::{Bridge, BridgePort, Link, LinkRef, OperState, PortState};
 pub use link_requests::{Ipv4Conf, LinkChange, NewBridge, NewVeth, VethPeer};
+pub use lookup::Way;
 pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
 pub use routes::{Route, RouteFilter, Scope};
 

@@ -1,13 +1,12 @@
 //! GC: what the network has on this node and no living pod owns. It goes in DEL's order, the
 //! reservations last.
 
-use weft_cni::{Attachments, Call, Delegate, Error, Result};
+use weft_cni::{Call, Delegate, Error, Result};
 use weft_net::route::{Requests, Rtnl};
 
-use super::{conf, spoof};
+use super::{conf, masquerade, spoof};
 use crate::{
     owner::{self, Owner},
-    pods,
     told::Told,
 };
 
@@ -21,9 +20,9 @@ pub(super) fn collect(call: &Call) -> Result<()> {
     let network = owner::network_mark(call.network());
     let collected = [
         collect_links(call, &owners),
-        pods::collect(&network, &marks).told(),
+        masquerade::collect(call.network(), &marks, &living),
         spoof::collect(&network, &marks).told(),
-        collect_reservations(call, &living),
+        collect_reservations(call),
     ];
     Error::all(collected.into_iter().filter_map(Result::err).collect())
 }
@@ -58,7 +57,7 @@ fn collect_links(call: &Call, owners: &[Owner]) -> Result<()> {
     Error::all(failures)
 }
 
-fn collect_reservations(call: &Call, _: &Attachments) -> Result<()> {
+fn collect_reservations(call: &Call) -> Result<()> {
     match call.conf.ipam_type()? {
         Some(ipam) => Delegate::find(call, ipam)?.gc(call),
         None => Ok(()),

@@ -1,21 +1,29 @@
 //! Which pods leave under the node's address, in either back-end.
 
-use std::net::IpAddr;
-
 use ipnetwork::IpNetwork;
-use weft_cni::{Error, Outcome, Result};
+use weft_cni::{Attachments, Error, Outcome, Result};
+use weft_net::nft::NftSocket;
 
 use super::conf::{MasqueradeBackend, Plan};
 use crate::{
+    iptables::{Family, Host, Masquerade},
     owner::Owner,
     pods::{self, Admission},
+    reference,
     told::Told,
 };
 
+/// Everything the kernel must know of the pod before its first packet.
 pub(super) fn admit(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()> {
-    let addresses: Vec<IpNetwork> = outcome.ips.iter().map(|ip| ip.address).collect();
-    let with_nft = plan.masquerade == Some(MasqueradeBackend::Nftables);
-    let masqueraded = if with_nft { addresses.as_slice() } else { &[] };
+    let addresses = addresses_of(outcome);
+    let masqueraded = match plan.masquerade {
+        Some(MasqueradeBackend::Nftables) => addresses.as_slice(),
+        Some(MasqueradeBackend::Iptables) => {
+            with_iptables(owner, &addresses).add(&Host::here())?;
+            &[]
+        }
+        None => &[],
+    };
     pods::admit(&Admission {
         owner,
         masqueraded,
@@ -25,13 +33,15 @@ pub(super) fn admit(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()>
 }
 
 pub(super) fn check(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()> {
-    let addresses: Vec<IpNetwork> = outcome.ips.iter().map(|ip| ip.address).collect();
+    let addresses = addresses_of(outcome);
     let stands = match plan.masquerade {
         // Nothing to masquerade needs no rule.
         _ if addresses.is_empty() => true,
         None => true,
         Some(MasqueradeBackend::Nftables) => pods::is_masqueraded(owner, &addresses).told()?,
-        Some(MasqueradeBackend::Iptables) => true,
+        Some(MasqueradeBackend::Iptables) => {
+            return with_iptables(owner, &addresses).check(&Host::here());
+        }
     };
     if stands {
         return Ok(());
@@ -43,9 +53,56 @@ pub(super) fn check(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()>
     .with_details("table inet weft_pods has been changed or flushed; restart the pod"))
 }
 
-pub(super) fn dismiss(owner: &Owner, addresses: Option<&[IpAddr]>) -> Result<()> {
-    match addresses {
-        Some(addresses) => pods::dismiss(owner, addresses).told(),
-        None => pods::dismiss_by_name(owner).told(),
+/// Removes what there is in either back-end, ours or the reference plugin's: which of them was
+/// configured when the pod was added is not known any more. Without known addresses it goes by name.
+pub(super) fn dismiss(
+    nft: &mut NftSocket,
+    owner: &Owner,
+    addresses: Option<&[IpNetwork]>,
+) -> Result<()> {
+    if addresses.is_some_and(<[_]>::is_empty) {
+        return Ok(());
     }
+    let known = addresses.unwrap_or_default();
+    let ips: Vec<_> = known.iter().map(IpNetwork::ip).collect();
+    let dismissed = [
+        with_iptables(owner, known).del(&Host::here()),
+        reference::remove_masquerade(nft, &owner.mark()).told(),
+        match addresses {
+            Some(_) => pods::dismiss(nft, owner, &ips).told(),
+            None => pods::dismiss_by_name(nft, owner).told(),
+        },
+    ];
+    Error::all(dismissed.into_iter().filter_map(Result::err).collect())
+}
+
+pub(super) fn collect(network: &str, marks: &[String], living: &Attachments) -> Result<()> {
+    let mark = crate::owner::network_mark(network);
+    let mut nft = NftSocket::open().told()?;
+    let collected = [
+        pods::collect(&mut nft, &mark, marks).told(),
+        reference::collect_masquerade(&mut nft, &mark, marks).told(),
+        Masquerade::gc(network, living, &Host::here()),
+    ];
+    Error::all(collected.into_iter().filter_map(Result::err).collect())
+}
+
+/// Whether the back-end that is configured can be had on this node.
+pub(super) fn status(plan: &Plan) -> Result<()> {
+    match plan.masquerade {
+        None => Ok(()),
+        Some(MasqueradeBackend::Nftables) => NftSocket::open()
+            .and_then(|mut nft| nft.generation())
+            .map(drop)
+            .told(),
+        Some(MasqueradeBackend::Iptables) => Host::here().can_add(Family::V4),
+    }
+}
+
+fn with_iptables<'a>(owner: &'a Owner, addresses: &'a [IpNetwork]) -> Masquerade<'a> {
+    Masquerade { owner, addresses }
+}
+
+fn addresses_of(outcome: &Outcome) -> Vec<IpNetwork> {
+    outcome.ips.iter().map(|ip| ip.address).collect()
 }

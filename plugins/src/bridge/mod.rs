@@ -14,7 +14,7 @@ mod spoof;
 mod vlan;
 
 use weft_cni::{Call, Code, Delegate, Error, Outcome, Plugin, Result};
-use weft_net::{Rtnl, nft::NftSocket};
+use weft_net::Rtnl;
 
 use crate::told::Told;
 
@@ -50,12 +50,7 @@ impl Plugin for Bridge {
         };
         let plan = conf::Plan::of(call).map_err(unready)?;
         Rtnl::open().told().map_err(unready)?;
-        if plan.masquerade == Some(conf::MasqueradeBackend::Nftables) {
-            NftSocket::open()
-                .and_then(|mut nft| nft.generation())
-                .told()
-                .map_err(unready)?;
-        }
+        masquerade::status(&plan).map_err(unready)?;
         match &plan.ipam {
             Some(ipam) => Delegate::find(call, ipam).map_err(unready)?.status(call),
             None => Ok(()),

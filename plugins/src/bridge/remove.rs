@@ -2,35 +2,48 @@
 //! there is. One thing that cannot be removed keeps nothing else from being removed, and the
 //! reservation goes last, since by it the rest is found.
 
-use std::net::IpAddr;
-
+use ipnetwork::IpNetwork;
 use weft_cni::{Call, Delegate, Error, Result};
 use weft_net::{
     Namespace,
+    nft::NftSocket,
     route::{Link, Requests, Rtnl},
 };
 
 use super::{conf, masquerade, spoof};
-use crate::{namespace, owner::Owner, told::Told};
+use crate::{namespace, owner::Owner, reference, told::Told};
 
 pub(super) fn remove(call: &Call) -> Result<()> {
     let owner = Owner::of(call);
     let mut failures = Vec::new();
-    let mut note = |result: Result<()>| failures.extend(result.err());
-
-    let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
     let ipam = find_ipam(call).unwrap_or_else(|error| {
-        note(Err(error));
+        failures.push(error);
         None
     });
     let addresses = known_addresses(call, ipam.as_ref());
-    note(remove_links(
-        call,
-        &owner,
-        &bridge,
-        addresses.as_deref().unwrap_or_default(),
-    ));
-    note(masquerade::dismiss(&owner, addresses.as_deref()));
+    let mut nft = NftSocket::open().told();
+    match &mut nft {
+        Ok(nft) => failures.extend(remove_rules(call, nft, &owner, addresses.as_deref()).err()),
+        Err(error) => failures.push(error.clone()),
+    }
+    failures.extend(remove_links(call, &owner, addresses.as_deref().unwrap_or_default()).err());
+    if let Some(ipam) = ipam {
+        failures.extend(ipam.del(call).err());
+    }
+    // Closing a netfilter socket waits until nothing can use what was deleted any more: that time
+    // has passed while the links went.
+    drop(nft);
+    Error::all(failures)
+}
+
+fn remove_rules(
+    call: &Call,
+    nft: &mut NftSocket,
+    owner: &Owner,
+    addresses: Option<&[IpNetwork]>,
+) -> Result<()> {
+    let mut failures = Vec::new();
+    failures.extend(masquerade::dismiss(nft, owner, addresses).err());
     if call
         .conf
         .object()
@@ -39,10 +52,8 @@ pub(super) fn remove(call: &Call) -> Result<()> {
         .flatten()
         .unwrap_or_default()
     {
-        note(spoof::release(&owner).told());
-    }
-    if let Some(ipam) = ipam {
-        note(ipam.del(call));
+        failures.extend(spoof::release(nft, owner).told().err());
+        failures.extend(reference::remove_mac_check(nft, owner).told().err());
     }
     Error::all(failures)
 }
@@ -54,34 +65,38 @@ fn find_ipam(call: &Call) -> Result<Option<Delegate>> {
     Delegate::find(call, name).map(Some)
 }
 
-/// The attachment's addresses; nothing where nobody can tell.
-fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpAddr>> {
+/// The attachment's addresses, with their subnets where those are known; nothing where nobody can
+/// tell.
+fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpNetwork>> {
     let told = call.conf.prev_result().ok().flatten();
     let told = told
         .iter()
         .flat_map(|result| result.addresses_in_pod(call.ifname()));
-    let mut addresses: Vec<IpAddr> = told.map(|ip| ip.address.ip()).collect();
-    match ipam {
-        None => {}
+    let mut addresses: Vec<IpNetwork> = told.map(|ip| ip.address).collect();
+    let reserved = match ipam {
+        None => Vec::new(),
         // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
         Some(ipam) if ipam.is_ours() => match weft_ipam::reserved(call) {
-            Ok(reserved) => addresses.extend(reserved),
             Err(_) if addresses.is_empty() => return None,
-            Err(_) => {}
+            reserved => reserved.unwrap_or_default(),
         },
         Some(_) if addresses.is_empty() => return None,
-        Some(_) => {}
+        Some(_) => Vec::new(),
+    };
+    for ip in reserved {
+        if !addresses.iter().any(|known| known.ip() == ip) {
+            addresses.push(ip.into());
+        }
     }
-    addresses.sort_unstable();
-    addresses.dedup();
     Some(addresses)
 }
 
 /// The veth pair, and what the host remembers of the addresses behind it.
-fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) -> Result<()> {
+fn remove_links(call: &Call, owner: &Owner, addresses: &[IpNetwork]) -> Result<()> {
+    let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
     let mut host = Rtnl::open().told()?;
     let mut requests = Requests::new();
-    let bridge = requests.get_link(bridge);
+    let bridge = requests.get_link(bridge.as_str());
     let host_veth = owner.host_veth();
     let deleted = requests.delete_link(host_veth.as_str());
     let mut answers = host.run(requests).told()?;
@@ -95,7 +110,7 @@ fn remove_links(call: &Call, owner: &Owner, bridge: &str, addresses: &[IpAddr]) 
     };
     let mut requests = Requests::new();
     for address in addresses {
-        let _ = requests.delete_neighbour(bridge.index, *address);
+        let _ = requests.delete_neighbour(bridge.index, address.ip());
     }
     // None of them need be there.
     host.run(requests).map(drop).told()

@@ -49,13 +49,13 @@ pub(super) fn guard(owner: &Owner, mac: Mac) -> Result<()> {
 }
 
 /// The port's name is the owner's alone, so what is under it needs no second look.
-pub(super) fn release(owner: &Owner) -> Result<()> {
+pub(super) fn release(nft: &mut NftSocket, owner: &Owner) -> Result<()> {
     let mark = owner.mark();
-    remove_where(|comment| comment.starts_with(&mark))
+    remove_where(nft, |comment| comment.starts_with(&mark))
 }
 
 pub(super) fn collect(network_mark: &str, living: &[String]) -> Result<()> {
-    remove_where(|comment| {
+    remove_where(&mut NftSocket::open()?, |comment| {
         comment.starts_with(network_mark) && !living.iter().any(|mark| comment.starts_with(mark))
     })
 }
@@ -72,8 +72,7 @@ pub(super) fn is_guarded(owner: &Owner, mac: Mac) -> Result<bool> {
     Ok(found.iter().all(Option::is_some) && !nft.rules(PREROUTING)?.is_empty())
 }
 
-fn remove_where(unwanted: impl Fn(&str) -> bool) -> Result<()> {
-    let mut nft = NftSocket::open()?;
+fn remove_where(nft: &mut NftSocket, unwanted: impl Fn(&str) -> bool) -> Result<()> {
     for set in [GUARDED, ALLOWED] {
         let elements = match nft.elements(set) {
             Err(error) if error.is_not_found() => continue,

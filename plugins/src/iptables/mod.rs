@@ -6,6 +6,8 @@
 //! no program unless something may be there.
 
 mod lock;
+mod masquerade;
+mod port_mappings;
 mod rules;
 mod run;
 mod save;
@@ -15,7 +17,8 @@ mod verbs;
 
 use std::net::IpAddr;
 
-pub use rules::{Mapping, Mark, Masquerade, Masquerading, PortMappings, Protocol};
+pub use masquerade::Masquerade;
+pub use port_mappings::{Mapping, Mark, Masquerading, PortMappings, Protocol};
 pub use run::Host;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

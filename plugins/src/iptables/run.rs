@@ -19,12 +19,20 @@ pub struct Host {
     pub directories: Vec<PathBuf>,
     /// Held while shared rules are looked at and changed.
     pub lock: PathBuf,
+    /// How long others may hold that lock, or that of iptables itself.
     pub patience: Duration,
 }
 
 /// A program that ran, and did not do what it was told.
 #[derive(Debug)]
 pub(super) struct Refusal(pub(super) Error);
+
+impl Refusal {
+    /// Whether another try, right now, with other words, may succeed.
+    pub(super) fn is_curable(&self) -> bool {
+        self.0.code != Code::TryAgain
+    }
+}
 
 impl Host {
     pub fn here() -> Self {
@@ -50,16 +58,31 @@ impl Host {
         Lock::take(&self.lock, self.patience)
     }
 
+    pub(super) fn lock_if_used(&self) -> Option<Lock> {
+        Lock::take_if_used(&self.lock, self.patience)
+    }
+
     /// Runs one transaction with the host's own choice of variant, or with the one named.
     pub(super) fn restore(
         &self,
         family: Family,
         variant: Option<Variant>,
         script: &Script,
+        lock: Option<&Lock>,
     ) -> Result<std::result::Result<(), Refusal>> {
         let program = self.program(family, variant, "restore")?;
-        let arguments = ["--noflush", "--wait=5"];
-        let output = run(&program, &arguments, script.text().as_bytes())?;
+        // For the lock of iptables itself, which the legacy variant takes.
+        let wait = format!("--wait={}", self.patience.as_secs().max(1));
+        // It has nothing to print but complaints.
+        let stdout = lock
+            .map_or_else(|| Ok(Stdio::null()), Lock::share)
+            .map_err(|why| Error::io(format!("cannot share the lock: {why}")))?;
+        let output = run(
+            &program,
+            &["--noflush", &wait],
+            script.text().as_bytes(),
+            stdout,
+        )?;
         if output.status.success() {
             return Ok(Ok(()));
         }
@@ -69,7 +92,7 @@ impl Host {
     /// The nat table of one family, as far as it is ours and can be read.
     pub(super) fn save(&self, family: Family, variant: Option<Variant>) -> Result<Option<Saved>> {
         let program = self.program(family, variant, "save")?;
-        let output = run(&program, &["-t", "nat"], b"")?;
+        let output = run(&program, &["-t", "nat"], b"", Stdio::piped())?;
         if !output.status.success() {
             return Err(refusal(&program, &output, None).0);
         }
@@ -135,14 +158,14 @@ fn may_be(program: &Path, variant: Variant) -> bool {
     }
 }
 
-fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Result<Output> {
+fn run(program: &Path, arguments: &[&str], input: &[u8], stdout: Stdio) -> Result<Output> {
     let broken = |doing: &str, why: &io::Error| {
         Error::io(format!("cannot {doing} {}: {why}", program.display()))
     };
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|why| broken("start", &why))?;
@@ -169,7 +192,8 @@ fn refusal(program: &Path, output: &Output, script: Option<&Script>) -> Refusal 
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let status = output.status.code();
     let code = match status {
-        // RESOURCE_PROBLEM: in the legacy variant, nearly always the xtables lock.
+        // RESOURCE_PROBLEM: in the legacy variant, the xtables lock; in the other, all that the
+        // kernel refused.
         Some(4) if !may_be(program, Variant::Nft) => Code::TryAgain,
         // PARAMETER_PROBLEM.
         Some(2) if script.is_some() => Code::InvalidConfig,

@@ -231,9 +231,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Family;
-    use super::super::rules::{
-        DNAT_PREFIXES, MASQUERADE_PREFIX, Masquerade, masquerade_comments, port_comments,
-    };
+    use super::super::{Masquerade, masquerade, port_mappings};
     use super::*;
     use crate::owner::Owner;
 
@@ -342,8 +340,8 @@ COMMIT
         let saved = saved();
         let dead = |network, living: &[&str]| {
             let living = living.iter().map(|&chain| chain.to_owned()).collect();
-            let comments = masquerade_comments(network);
-            dead_chains(&saved, &[MASQUERADE_PREFIX], &comments, &living)
+            let comments = masquerade::comments_of(network);
+            dead_chains(&saved, &[masquerade::PREFIX], &comments, &living)
         };
         assert_eq!(dead("n1", &[]), BTreeSet::from([CHAIN.to_owned()]));
         assert!(dead("n1", &[CHAIN]).is_empty());
@@ -351,8 +349,8 @@ COMMIT
         assert!(
             dead_chains(
                 &saved,
-                &DNAT_PREFIXES,
-                &port_comments("n1"),
+                &port_mappings::PREFIXES,
+                &port_mappings::comments_of("n1"),
                 &BTreeSet::new()
             )
             .is_empty()
@@ -366,14 +364,17 @@ COMMIT
             "CNI-HOSTPORT-SETMARK",
             "CNI-HOSTPORT-MASQ",
         ] {
-            assert!(!is_owned(shared, &[MASQUERADE_PREFIX]));
-            assert!(!is_owned(shared, &DNAT_PREFIXES));
+            assert!(!is_owned(shared, &[masquerade::PREFIX]));
+            assert!(!is_owned(shared, &port_mappings::PREFIXES));
         }
-        assert!(is_owned(CHAIN, &[MASQUERADE_PREFIX]));
-        assert!(is_owned("CNI-DN-895718981c112e2ba32fa", &DNAT_PREFIXES));
+        assert!(is_owned(CHAIN, &[masquerade::PREFIX]));
+        assert!(is_owned(
+            "CNI-DN-895718981c112e2ba32fa",
+            &port_mappings::PREFIXES
+        ));
         assert!(!is_owned(
             "CNI-DN-895718981c112e2ba32fa",
-            &[MASQUERADE_PREFIX]
+            &[masquerade::PREFIX]
         ));
     }
 

@@ -5,15 +5,13 @@ use std::slice;
 
 use weft_cni::{Attachments, Error, Result};
 
-use super::rules::{
-    DNAT_PREFIXES, MASQUERADE_PREFIX, Masquerade, PortMappings, Wanted, masquerade_comments,
-    port_comments,
-};
-use super::run::Host;
+use super::lock::Lock;
+use super::rules::Wanted;
+use super::run::{Host, Refusal};
 use super::save::{self, Saved};
 use super::script::Script;
 use super::traces::{Trace, traces, traces_of_any};
-use super::{Family, Variant};
+use super::{Family, Masquerade, PortMappings, Variant, masquerade, port_mappings};
 use crate::owner::owners_of;
 
 impl Masquerade<'_> {
@@ -36,15 +34,15 @@ impl Masquerade<'_> {
             [] => save::removal(saved, [chain.as_str()]),
             known => save::removal_of_addresses(saved, &chain, known),
         };
-        let traces = traces(slice::from_ref(&chain));
-        del(host, &traces, |family| self.wanted(family), &remove)
+        let chains = slice::from_ref(&chain);
+        del(host, chains, |family| self.wanted(family), &remove)
             .map_err(|e| e.within("cannot end the pod's masquerading"))
     }
 
     pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).map(|owner| Self::chain_of(&owner));
-        let comments = masquerade_comments(network);
-        gc(host, &[MASQUERADE_PREFIX], &comments, &living.collect())
+        let comments = masquerade::comments_of(network);
+        gc(host, &[masquerade::PREFIX], &comments, &living.collect())
             .map_err(|e| e.within("cannot collect the masquerading of pods that are gone"))
     }
 }
@@ -70,33 +68,42 @@ impl PortMappings<'_> {
     /// Removes everything of the owner; what is known of its ports only makes it cheaper.
     pub fn del(&self, host: &Host) -> Result<()> {
         let chains = Self::chains_of(self.owner);
-        let traces = traces(&chains);
         let remove = |saved: &Saved| save::removal(saved, chains.iter().map(String::as_str));
-        del(host, &traces, |family| self.wanted(family), &remove)
+        del(host, &chains, |family| self.wanted(family), &remove)
             .map_err(|e| e.within("cannot unmap the pod's ports"))
     }
 
     pub fn gc(network: &str, living: &Attachments, host: &Host) -> Result<()> {
         let living = owners_of(network, living).flat_map(|owner| Self::chains_of(&owner));
-        let comments = port_comments(network);
-        gc(host, &DNAT_PREFIXES, &comments, &living.collect())
+        let comments = port_mappings::comments_of(network);
+        gc(host, &port_mappings::PREFIXES, &comments, &living.collect())
             .map_err(|e| e.within("cannot collect the mapped ports of pods that are gone"))
     }
 }
 
 fn add(host: &Host, wanted: impl Fn(Family) -> Option<Wanted>) -> Result<()> {
-    let wanted = Family::BOTH.map(|family| (family, wanted(family)));
-    if wanted.iter().all(|(_, wanted)| wanted.is_none()) {
+    let wanted = Family::BOTH.map(|family| Some((family, wanted(family)?)));
+    let mut wanted = wanted.into_iter().flatten().peekable();
+    if wanted.peek().is_none() {
         return Ok(());
     }
-    let _lock = host.lock()?;
+    let lock = host.lock()?;
+    let mut added: Vec<(Table<'_>, Wanted)> = Vec::new();
     for (family, wanted) in wanted {
-        let Some(wanted) = wanted else { continue };
-        let script = save::addition(&wanted)?;
-        if host.restore(family, None, &script)?.is_err() {
-            let change = |saved: &Saved| save::reconciliation(&wanted, saved);
-            fit(host, family, None, &change)?;
+        let table = Table {
+            host,
+            family,
+            variant: None,
+            lock: Some(&lock),
+        };
+        if let Err(error) = table.add(&wanted) {
+            for (table, wanted) in added {
+                // What cannot be undone is left to DEL, which the runtime will call.
+                let _ = table.remove_exactly(&wanted);
+            }
+            return Err(error);
         }
+        added.push((table, wanted));
     }
     Ok(())
 }
@@ -106,31 +113,23 @@ fn stands(host: &Host, family: Family, wanted: Option<Wanted>) -> Result<()> {
         return Ok(());
     };
     let script = save::verification(&wanted)?;
-    host.restore(family, None, &script)?
+    host.restore(family, None, &script, None)?
         .map_err(|refusal| refusal.0)
 }
 
-/// Where the known rules are all there is, one transaction removes them and proves it.
 fn del(
     host: &Host,
-    traces: &[Trace],
+    chains: &[String],
     wanted: impl Fn(Family) -> Option<Wanted>,
     remove: &dyn Fn(&Saved) -> Result<Script>,
 ) -> Result<()> {
-    let exact = |trace: &Trace| {
-        let wanted = wanted(trace.family)?;
+    clean(host, &|| traces(chains), &|table, trace| {
         // In a variant that the host does not use, a guess would most likely be a process wasted.
         let is_likely = host.prefers(trace.family, trace.variant);
-        is_likely.then(|| save::exact_removal(&wanted).ok())?
-    };
-    clean(host, traces, |trace| {
-        let (family, variant) = (trace.family, Some(trace.variant));
-        if let Some(script) = exact(trace)
-            && host.restore(family, variant, &script)?.is_ok()
-        {
-            return Ok(());
+        match wanted(trace.family).filter(|_| is_likely) {
+            Some(wanted) if table.remove_exactly(&wanted).unwrap_or(false) => Ok(()),
+            _ => table.fit(remove),
         }
-        fit(host, family, variant, remove)
     })
 }
 
@@ -140,57 +139,86 @@ fn gc(
     comments: &[String],
     living: &BTreeSet<String>,
 ) -> Result<()> {
-    let traces = traces_of_any(|chain| save::is_owned(chain, prefixes) && !living.contains(chain));
+    let is_suspect = |chain: &str| save::is_owned(chain, prefixes) && !living.contains(chain);
     let remove = |saved: &Saved| {
         let dead = save::dead_chains(saved, prefixes, comments, living);
         save::removal(saved, dead.iter().map(String::as_str))
     };
-    clean(host, &traces, |trace| {
-        fit(host, trace.family, Some(trace.variant), &remove)
-    })
+    let traces = || traces_of_any(is_suspect);
+    clean(host, &traces, &|table, _| table.fit(&remove))
 }
 
 /// Goes on after failures, and tells them all.
-fn clean(host: &Host, traces: &[Trace], in_table: impl Fn(&Trace) -> Result<()>) -> Result<()> {
+fn clean(
+    host: &Host,
+    traces: &dyn Fn() -> Vec<Trace>,
+    in_table: &dyn Fn(&Table<'_>, &Trace) -> Result<()>,
+) -> Result<()> {
+    // Before the look: an ADD that was killed may still have a program at work.
+    let lock = host.lock_if_used();
     // A legacy table is no sign of us: any program may have made it, by a mere look. Where only a
     // guess leads, and there is no program that could have made anything, nothing is missed.
-    let is_reachable = |trace: &&Trace| trace.is_seen || host.has(trace.family, trace.variant);
-    let traces: Vec<_> = traces.iter().filter(is_reachable).collect();
-    if traces.is_empty() {
-        return Ok(());
-    }
-    // It only spares others a second try: nothing shared is touched, so a lock that cannot be had
-    // is no reason to leave rules behind.
-    let _lock = host.lock().ok();
-    let failures = traces
+    let is_reachable = |trace: &Trace| trace.is_seen || host.has(trace.family, trace.variant);
+    let failures = traces()
         .into_iter()
-        .filter_map(|trace| in_table(trace).err())
+        .filter(is_reachable)
+        .filter_map(|trace| {
+            let table = Table {
+                host,
+                family: trace.family,
+                variant: Some(trace.variant),
+                lock: lock.as_ref(),
+            };
+            in_table(&table, &trace).err()
+        })
         .collect();
     Error::all(failures)
 }
 
-/// Reads the table and makes it fit; again, when somebody who does not know our lock came between.
-fn fit(
-    host: &Host,
+/// The nat table of one family in one variant, or in the one that the host prefers.
+struct Table<'a> {
+    host: &'a Host,
     family: Family,
     variant: Option<Variant>,
-    change: &dyn Fn(&Saved) -> Result<Script>,
-) -> Result<()> {
-    let mut tries = 3;
-    loop {
-        tries -= 1;
-        let saved = host
-            .save(family, variant)?
-            .ok_or_else(|| unreadable(family))?;
-        let script = change(&saved)?;
-        if script.is_empty() {
-            return Ok(());
+    lock: Option<&'a Lock>,
+}
+
+impl Table<'_> {
+    fn add(&self, wanted: &Wanted) -> Result<()> {
+        match self.restore(&save::addition(wanted)?)? {
+            Ok(()) => Ok(()),
+            Err(refusal) if !refusal.is_curable() => Err(refusal.0),
+            Err(_) => self.fit(&|saved| save::reconciliation(wanted, saved)),
         }
-        match host.restore(family, variant, &script)? {
-            Ok(()) => return Ok(()),
-            Err(refusal) if tries == 0 => return Err(refusal.0),
-            Err(_) => {}
+    }
+
+    /// Where the known rules are all there is, one transaction removes them and proves it.
+    fn remove_exactly(&self, wanted: &Wanted) -> Result<bool> {
+        Ok(self.restore(&save::exact_removal(wanted)?)?.is_ok())
+    }
+
+    /// Reads the table and changes it; again, when somebody who does not know our lock came
+    /// between.
+    fn fit(&self, change: &dyn Fn(&Saved) -> Result<Script>) -> Result<()> {
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let saved = self.host.save(self.family, self.variant)?;
+            let script = change(&saved.ok_or_else(|| unreadable(self.family))?)?;
+            if script.is_empty() {
+                return Ok(());
+            }
+            match self.restore(&script)? {
+                Ok(()) => return Ok(()),
+                Err(refusal) if tries == 0 || !refusal.is_curable() => return Err(refusal.0),
+                Err(_) => {}
+            }
         }
+    }
+
+    fn restore(&self, script: &Script) -> Result<std::result::Result<(), Refusal>> {
+        self.host
+            .restore(self.family, self.variant, script, self.lock)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A node whose iptables is of one variant, and which counts how often it is run.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,6 +92,10 @@ impl<'a> Node<'a> {
             .stdout
     }
 
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.variant == "legacy"
+    }
+
     /// The nat tables of both families, without what differs from run to run.
     pub(crate) fn rules(&self) -> String {
         self.saved("iptables") + &self.saved("ip6tables")
@@ -125,6 +129,21 @@ impl<'a> Node<'a> {
         work();
         let log = fs::read_to_string(&log).unwrap();
         log.lines().map(str::to_owned).collect()
+    }
+
+    /// The host as a distribution sets it up: plain names are links to a program of one variant.
+    pub(crate) fn without_counting(&self) -> Host {
+        let directory = self.world.scratch("alternatives");
+        for family in ["iptables", "ip6tables"] {
+            for tool in ["-save", "-restore"] {
+                let real = format!("/usr/sbin/{family}-{}{tool}", self.variant);
+                symlink(real, directory.join(format!("{family}{tool}"))).unwrap();
+            }
+        }
+        Host {
+            directories: vec![directory],
+            ..self.host.clone()
+        }
     }
 
     /// A host on which nobody installed iptables.

@@ -13,7 +13,10 @@ on_both_variants! {
     nothing_to_remove_runs_nothing
     hostile_conditions_are_one_word_each
     a_held_lock_is_waited_for_only_so_long
+    the_lock_of_iptables_itself_is_waited_for_only_so_long
+    plain_names_are_enough
     a_refused_add_leaves_nothing
+    an_add_that_one_family_refuses_leaves_nothing_of_the_other
     a_host_without_iptables_can_remove_and_says_why_it_cannot_add
     rules_that_are_there_and_cannot_be_removed_are_told
 }
@@ -100,11 +103,58 @@ fn a_held_lock_is_waited_for_only_so_long(node: &Node<'_>) {
     assert_eq!(node.count("cidA"), 0);
 }
 
+fn the_lock_of_iptables_itself_is_waited_for_only_so_long(node: &Node<'_>) {
+    let held = File::create("/run/xtables.lock").unwrap();
+    held.lock().unwrap();
+    let host = Host {
+        patience: Duration::from_secs(1),
+        ..node.without_counting()
+    };
+    let added = pod().ports().add(&host);
+    if node.is_legacy() {
+        let error = added.unwrap_err();
+        assert_eq!(error.code, Code::TryAgain, "{error}");
+        assert_eq!(node.our_rules(), [""; 0]);
+    } else {
+        // It needs none.
+        added.unwrap();
+    }
+}
+
+fn plain_names_are_enough(node: &Node<'_>) {
+    let host = node.without_counting();
+    pod().add(&host);
+    pod().del(&host);
+    assert_eq!(node.count("cidA"), 0);
+    pod().add(&host);
+    Masquerade::gc("n1", &weft_cni::Attachments::default(), &host).unwrap();
+    PortMappings::gc("n1", &weft_cni::Attachments::default(), &host).unwrap();
+    assert_eq!(node.count("cidA"), 0);
+}
+
 fn a_refused_add_leaves_nothing(node: &Node<'_>) {
     let mut pod = pod();
     pod.conditions_v4 = ["--no-such-match"].map(String::from).into();
     let error = pod.ports().add(&node.host).unwrap_err();
     assert!(error.msg.contains("--no-such-match"), "{error}");
+    assert_eq!(node.our_rules(), [""; 0]);
+}
+
+fn an_add_that_one_family_refuses_leaves_nothing_of_the_other(node: &Node<'_>) {
+    let only_v4 = node.world.scratch("only-v4");
+    for tool in ["iptables-restore", "iptables-save"] {
+        let program = node.host.directories[0].join(tool);
+        std::os::unix::fs::symlink(program, only_v4.join(tool)).unwrap();
+    }
+    let host = Host {
+        directories: vec![only_v4],
+        ..node.host.clone()
+    };
+    let error = pod().masquerade().add(&host).unwrap_err();
+    assert!(
+        error.msg.contains("ip6tables-restore is not installed"),
+        "{error}"
+    );
     assert_eq!(node.our_rules(), [""; 0]);
 }
 
