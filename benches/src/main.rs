@@ -6,6 +6,7 @@ mod machine;
 mod peer;
 mod plot;
 mod process;
+mod record;
 mod report;
 mod rows;
 
