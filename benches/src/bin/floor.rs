@@ -20,10 +20,11 @@ const RTM_NEWLINK: u16 = 16;
 const NFT_MSG_NEWGEN: u16 = 0xa0f;
 
 fn main() -> ExitCode {
-    match carry_out() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+    let Err(error) = carry_out() else {
+        return ExitCode::SUCCESS;
+    };
+    let _ = writeln!(io::stdout(), "{error}");
+    ExitCode::FAILURE
 }
 
 fn carry_out() -> io::Result<()> {
@@ -43,10 +44,12 @@ fn carry_out() -> io::Result<()> {
     }
     // The kernel must have refused what it refused our plugin, and nothing else.
     if floor.refusals == refusals {
-        Ok(())
-    } else {
-        Err(Error::other("another answer"))
+        return Ok(());
     }
+    let answers = floor.refusals;
+    Err(Error::other(format!(
+        "the kernel refused {answers} messages, recorded were {refusals}"
+    )))
 }
 
 #[derive(Default)]
