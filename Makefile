@@ -24,6 +24,8 @@ STATIC := -C target-feature=+crt-static -C relocation-model=static
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
+# What the names of the tests contain that the guest runs.
+TEST_VM ?= vlan
 
 .PHONY: help
 help: ## this list
@@ -71,9 +73,9 @@ soak: test-packages build ## the tests named soak, SOAK_TIME seconds
 	WEFT_SOAK=$(SOAK_TIME) cargo test --locked --workspace -- --ignored --nocapture soak
 
 .PHONY: test-vm
-test-vm: build ## what this kernel lacks (VLAN filtering), in a guest with Debian's own kernel
+test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering), in a guest with Debian's own kernel
 	@$(call packages,$(VM_PACKAGES))
-	netns-tests/vm/run
+	netns-tests/vm/tests $(TEST_VM)
 
 .PHONY: install
 install: build ## the plugins into DESTDIR/BINDIR, each replaced by one rename

@@ -2,6 +2,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -350,8 +351,20 @@ fn look_at_files(dir: &Path, facts: &mut Facts) {
             look_at_files(&path, facts);
         } else {
             let content = fs::read(&path).unwrap_or_default();
-            let content = String::from_utf8_lossy(&content);
-            facts.note(format!("file {} {mode:o} {content:?}", path.display()));
+            let content = readable(&content);
+            facts.note(format!("file {} {mode:o} {content}", path.display()));
+        }
+    }
+}
+
+/// A text as it is; of anything else what tells it from another.
+fn readable(content: &[u8]) -> String {
+    match std::str::from_utf8(content) {
+        Ok(text) if !text.contains('\0') => format!("{text:?}"),
+        _ => {
+            let mut hasher = DefaultHasher::new();
+            content.hash(&mut hasher);
+            format!("{} bytes, hash {:016x}", content.len(), hasher.finish())
         }
     }
 }

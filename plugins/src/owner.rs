@@ -87,6 +87,13 @@ pub fn host_veth_prefix(network: &str) -> String {
     format!("veth{}", &base32(&digest(&[network]))[..3])
 }
 
+/// The bridge's port behind the gateway of a VLAN, which all pods of that VLAN share. It begins like
+/// no host link of a pod, so that no GC takes it for one.
+pub fn gateway_port(gateway: &str, vlan: u16) -> String {
+    let tail = base32(&digest(&["gateway\n", gateway]));
+    format!("vlan{vlan}-{}", &tail[..6])
+}
+
 /// The owners that GC must leave alone.
 pub fn owners_of<'a>(
     network: &'a str,

@@ -208,8 +208,8 @@ fn lay_out(transaction: &mut Transaction) {
     transaction.create_table(TABLE, "Weft: pods");
     for v6 in FAMILIES {
         let key = [DataType::ip(v6)];
-        transaction.create_set(masquerade(v6), &SetSpec::verdict_map(&key));
-        transaction.create_set(unjudged(v6), &SetSpec::set(&key));
+        transaction.create_set(masquerade(v6), &SetSpec::verdict_map(&key).mortal());
+        transaction.create_set(unjudged(v6), &SetSpec::set(&key).mortal());
     }
     let base = Base {
         kind: ChainKind::Nat,
@@ -290,7 +290,7 @@ fn delete(
         .iter()
         .map(|(set, key)| (*set, key.as_slice()))
         .collect();
-    nft.delete_owned(&keys, &mut |_, element| ours(element))
+    nft.retire_owned(&keys, &mut |_, element| ours(element))
         .map(drop)
 }
 

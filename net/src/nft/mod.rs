@@ -77,6 +77,7 @@ mod attr {
     pub(super) const SET_DATA_LEN: u16 = 7;
     pub(super) const SET_DESC: u16 = 9;
     pub(super) const SET_ID: u16 = 10;
+    pub(super) const SET_GC_INTERVAL: u16 = 12;
     pub(super) const SET_USERDATA: u16 = 13;
     pub(super) const SET_DESC_CONCAT: u16 = 2;
     pub(super) const SET_FIELD_LEN: u16 = 1;
@@ -87,6 +88,8 @@ mod attr {
     pub(super) const ELEMENT_KEY: u16 = 1;
     pub(super) const ELEMENT_DATA: u16 = 2;
     pub(super) const ELEMENT_FLAGS: u16 = 3;
+    pub(super) const ELEMENT_TIMEOUT: u16 = 4;
+    pub(super) const ELEMENT_EXPIRATION: u16 = 5;
     pub(super) const ELEMENT_USERDATA: u16 = 6;
     pub(super) const ELEMENT_KEY_END: u16 = 10;
     pub(super) const DATA_VALUE: u16 = 1;

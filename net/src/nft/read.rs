@@ -181,6 +181,11 @@ impl StoredElement {
         comment(self.attrs(), attr::ELEMENT_USERDATA)
     }
 
+    /// Is about to go by itself.
+    pub fn is_expiring(&self) -> bool {
+        self.attrs().find(attr::ELEMENT_EXPIRATION).is_some()
+    }
+
     /// In a plain interval set: the key is the first one past a range.
     pub fn is_range_end(&self) -> bool {
         self.attrs().be32(attr::ELEMENT_FLAGS).unwrap_or(0) & super::set::INTERVAL_END != 0

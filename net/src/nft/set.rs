@@ -86,6 +86,8 @@ pub struct SetSpec<'a> {
     pub data: SetData<'a>,
     /// Whether the elements are ranges: see [`Element::network`] and [`Element::until`].
     pub interval: bool,
+    /// Whether elements may expire: see [`NftSocket::retire_owned`](super::NftSocket::retire_owned).
+    pub mortal: bool,
     pub comment: &'a str,
 }
 
@@ -95,6 +97,7 @@ impl<'a> SetSpec<'a> {
             key,
             data: SetData::None,
             interval: false,
+            mortal: false,
             comment: "",
         }
     }
@@ -104,6 +107,7 @@ impl<'a> SetSpec<'a> {
             key,
             data: SetData::Values(data),
             interval: false,
+            mortal: false,
             comment: "",
         }
     }
@@ -113,6 +117,7 @@ impl<'a> SetSpec<'a> {
             key,
             data: SetData::Verdicts,
             interval: false,
+            mortal: false,
             comment: "",
         }
     }
@@ -120,6 +125,13 @@ impl<'a> SetSpec<'a> {
     pub const fn interval(self) -> Self {
         Self {
             interval: true,
+            ..self
+        }
+    }
+
+    pub const fn mortal(self) -> Self {
+        Self {
+            mortal: true,
             ..self
         }
     }
@@ -132,11 +144,13 @@ impl<'a> SetSpec<'a> {
     pub(super) fn flags(&self) -> u32 {
         const INTERVAL: u32 = 0x4;
         const MAP: u32 = 0x8;
+        const TIMEOUT: u32 = 0x10;
         const CONCAT: u32 = 0x80;
         let is_map = !matches!(self.data, SetData::None);
         [
             (self.interval, INTERVAL),
             (is_map, MAP),
+            (self.mortal, TIMEOUT),
             (self.is_range_of_fields(), CONCAT),
         ]
         .into_iter()
@@ -164,6 +178,7 @@ pub struct Element<'a> {
     pub(super) value: Value<'a>,
     pub(super) comment: &'a str,
     pub(super) flags: u32,
+    pub(super) expires: bool,
 }
 
 /// `NFT_SET_ELEM_INTERVAL_END`: this key is the first one past a range.
@@ -177,6 +192,7 @@ impl<'a> Element<'a> {
             value: Value::None,
             comment: "",
             flags: 0,
+            expires: false,
         }
     }
 
@@ -199,6 +215,18 @@ impl<'a> Element<'a> {
         Self { comment, ..self }
     }
 
+    /// Gone as soon as the kernel's clock can tell; in a mortal set, and with the value it has.
+    pub(super) const fn expiring(self) -> Self {
+        Self {
+            expires: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn holding(self, value: Value<'a>) -> Self {
+        Self { value, ..self }
+    }
+
     /// The last key of the range, in an interval set whose key is a concatenation.
     pub const fn until(self, last: &'a [u8]) -> Self {
         Self {
@@ -215,6 +243,7 @@ impl<'a> Element<'a> {
             value: Value::None,
             comment: "",
             flags: INTERVAL_END,
+            expires: false,
         }
     }
 }

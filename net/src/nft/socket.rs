@@ -135,8 +135,49 @@ impl NftSocket {
         elements: &[(Set<'_>, &[u8])],
         is_ours: &mut dyn FnMut(usize, &StoredElement) -> bool,
     ) -> Result<usize> {
+        let deleted = self.change_owned(elements, is_ours, |transaction, set, element| {
+            transaction.delete_elements(set, &[Element::new(element.key())]);
+        });
+        deleted.map(|deleted| deleted.len())
+    }
+
+    /// The same for elements of mortal sets, which it has expire instead. What is deleted must
+    /// wait until no packet can be using it: whoever closes a netfilter socket before that waits
+    /// too, 5 to 20 ms, and every other change of the ruleset with him. What expires is gone as
+    /// soon, and costs nobody anything.
+    pub fn retire_owned(
+        &mut self,
+        elements: &[(Set<'_>, &[u8])],
+        is_ours: &mut dyn FnMut(usize, &StoredElement) -> bool,
+    ) -> Result<usize> {
+        let retired = self.change_owned(elements, is_ours, |transaction, set, element| {
+            let last = Element::new(element.key())
+                .holding(element.value())
+                .expiring();
+            transaction.expire_elements(set, &[last]);
+        })?;
+        // Kernels before 6.12 take the new lifetime without a word and forget it.
+        let immortal = |found: &Option<Found>| matches!(found, Some(Found::Element(element)) if !element.is_expiring());
+        let objects: Vec<_> = retired
+            .iter()
+            .map(|(set, key)| Object::Element(*set, key))
+            .collect();
+        if !objects.is_empty() && self.find(&objects)?.found.iter().any(immortal) {
+            self.delete_owned(elements, is_ours)?;
+        }
+        Ok(retired.len())
+    }
+
+    /// Changes those of the elements that are there and that `is_ours` says yes to, at the very
+    /// generation at which it was asked, and returns their keys.
+    fn change_owned<'a>(
+        &mut self,
+        elements: &[(Set<'a>, &'a [u8])],
+        is_ours: &mut dyn FnMut(usize, &StoredElement) -> bool,
+        change: impl Fn(&mut Transaction, Set<'a>, &StoredElement),
+    ) -> Result<BTreeSet<(Set<'a>, &'a [u8])>> {
         if elements.is_empty() {
-            return Ok(0);
+            return Ok(BTreeSet::new());
         }
         let objects: Vec<_> = elements
             .iter()
@@ -145,18 +186,17 @@ impl NftSocket {
         self.retry(|nft| {
             let snapshot = nft.find(&objects)?;
             let mut transaction = Transaction::at(snapshot.generation);
-            let mut deleted = BTreeSet::new();
+            let mut changed = BTreeSet::new();
             for (index, found) in snapshot.found.iter().enumerate() {
-                let (set, key) = elements[index];
                 let Some(Found::Element(element)) = found else {
                     continue;
                 };
-                if is_ours(index, element) && deleted.insert((set, key)) {
-                    transaction.delete_elements(set, &[Element::new(key)]);
+                if is_ours(index, element) && changed.insert(elements[index]) {
+                    change(&mut transaction, elements[index].0, element);
                 }
             }
             nft.commit(transaction)?;
-            Ok(deleted.len())
+            Ok(changed)
         })
     }
 

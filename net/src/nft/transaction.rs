@@ -143,6 +143,11 @@ impl Transaction {
         self.elements(kind::DELETE_ELEMENT, 0, "delete", set, keys);
     }
 
+    /// Has elements of a mortal set expire at once. Their values must be what they are.
+    pub(super) fn expire_elements(&mut self, set: Set<'_>, elements: &[Element<'_>]) {
+        self.elements(kind::NEW_ELEMENT, NLM_F_CREATE, "expire", set, elements);
+    }
+
     /// Deletes all elements of a set.
     pub fn flush_set(&mut self, set: Set<'_>) {
         let w = elements_payload(set);
@@ -240,6 +245,9 @@ impl Transaction {
         if spec.is_range_of_fields() {
             write_field_lengths(&mut w, spec.key);
         }
+        if spec.mortal {
+            w.be32(attr::SET_GC_INTERVAL, COLLECT_EVERY_MS);
+        }
         // Only has to be unique within the transaction.
         self.sets += 1;
         w.be32(attr::SET_ID, self.sets);
@@ -285,6 +293,10 @@ impl Transaction {
         element.value.write(w, attr::ELEMENT_DATA);
         if element.flags != 0 {
             w.be32(attr::ELEMENT_FLAGS, element.flags);
+        }
+        if element.expires {
+            w.be64(attr::ELEMENT_TIMEOUT, SHORTEST_LIFE_MS);
+            w.be64(attr::ELEMENT_EXPIRATION, SHORTEST_LIFE_MS);
         }
         self.comment(w, attr::ELEMENT_USERDATA, element.comment, doing);
         w.end(open);
@@ -418,6 +430,12 @@ const NAMED_ELEMENTS: usize = 16;
 /// numbers, and padding.
 const LIST_BYTES: usize = 0xffff - 64;
 const ELEMENT_OVERHEAD: usize = 64;
+
+/// None at all would mean for ever.
+const SHORTEST_LIFE_MS: u64 = 1;
+/// What has expired is gone for everybody but the memory. The kernel's default, a second, would be
+/// a wake-up a second for every set.
+const COLLECT_EVERY_MS: u32 = 60_000;
 
 #[cfg(test)]
 mod tests {

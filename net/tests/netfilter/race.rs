@@ -1,9 +1,12 @@
 //! Others change the ruleset at the worst moment.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use weft_net::nft::{Element, NftSocket, Object, Transaction, Value};
+use weft_net::nft::{
+    DataType, Element, Family, NftSocket, Object, SetSpec, Table, Transaction, Value, Verdict,
+};
 
 use crate::common::{
     HOSTPORTS, hostports_skeleton, hostports4, in_fresh_namespace, mapping, run, target,
@@ -133,6 +136,50 @@ fn an_element_that_vanishes_between_look_and_deletion_is_no_error() {
             })
             .unwrap();
         assert_eq!(deleted, 0);
+    });
+}
+
+/// With a verdict in it, which must be told again for the kernel to take the new lifetime.
+#[test]
+fn what_is_retired_goes_by_itself_and_what_is_not_ours_stays() {
+    in_fresh_namespace(|mut nft| {
+        let table = Table::new(Family::Inet, "t");
+        let (map, chain) = (table.set("m"), table.chain("c"));
+        let (mine, theirs) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let mut transaction = Transaction::new();
+        transaction.add_table(table, "");
+        transaction.add_chain(chain, None);
+        transaction.add_set(map, &SetSpec::verdict_map(&[DataType::IPV4]).mortal());
+        for (key, comment) in [(&mine, OURS), (&theirs, THEIRS)] {
+            let element = Element::new(key)
+                .verdict(Verdict::Goto("c"))
+                .comment(comment);
+            transaction.create_elements(map, &[element]);
+        }
+        nft.commit(transaction).unwrap();
+
+        let elements = [(map, mine.as_slice()), (map, theirs.as_slice())];
+        let retired = nft.retire_owned(&elements, &mut |_, element| element.comment() == OURS);
+        assert_eq!(retired.unwrap(), 1);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let left = loop {
+            let left = nft.elements(map).unwrap();
+            if left.len() == 1 || Instant::now() > deadline {
+                break left;
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].comment(), THEIRS);
+        assert!(!left[0].is_expiring());
+
+        // The next owner of the key finds it free.
+        let mut transaction = Transaction::new();
+        let element = Element::new(&mine)
+            .verdict(Verdict::Goto("c"))
+            .comment(OURS);
+        transaction.create_elements(map, &[element]);
+        nft.commit(transaction).unwrap();
     });
 }
 

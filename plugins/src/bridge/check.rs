@@ -4,7 +4,7 @@
 use weft_cni::{Call, Delegate, Error, Interface, Outcome, Result};
 use weft_net::route::{Link, Route, RouteFilter, Rtnl};
 
-use super::{addressing, conf::Plan, masquerade, spoof};
+use super::{addressing, conf::Plan, masquerade, spoof, vlan};
 use crate::{namespace, owner::Owner, told::Told};
 
 pub(super) fn check(call: &Call, plan: &Plan) -> Result<()> {
@@ -20,7 +20,10 @@ pub(super) fn check(call: &Call, plan: &Plan) -> Result<()> {
     let mut pod = Rtnl::open_in(&namespace).told()?;
     let bridge = check_bridge(&mut host, plan, &result)?;
     let link = check_pod_link(&mut pod, call, &result)?;
-    check_host_link(&mut host, &link, &bridge, &result)?;
+    let port = check_host_link(&mut host, &link, &bridge, &result)?;
+    if let Some(vlans) = &plan.vlans {
+        vlan::check(&mut host, &port, vlans)?;
+    }
     check_addresses(&mut pod, &link, &result, call.ifname())?;
     check_routes(&mut pod, &result)?;
     let owner = Owner::of(call);
@@ -89,7 +92,7 @@ fn check_host_link(
     pod_link: &Link,
     bridge: &Link,
     result: &Outcome,
-) -> Result<()> {
+) -> Result<Link> {
     let ifname = &pod_link.name;
     let port = pod_link
         .link
@@ -117,7 +120,7 @@ fn check_host_link(
             format_args!("it is not a port of {}", bridge.name),
         ));
     }
-    Ok(())
+    Ok(port)
 }
 
 fn check_addresses(pod: &mut Rtnl, link: &Link, result: &Outcome, ifname: &str) -> Result<()> {

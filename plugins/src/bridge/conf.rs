@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use weft_cni::{Args, Call, Conf, Dns, Error, Object, Result, Version};
 use weft_net::Mac;
 
+use super::vlan::gateway_name;
+
 /// What the configuration asks of ADD and CHECK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -91,6 +93,16 @@ impl Plan {
                 "cannot use IPAM when \"disableContainerInterface\" is true: an address needs a link that is up",
             ));
         }
+        let access = self.vlans.as_ref().and_then(|vlans| vlans.access);
+        if let Some(vlan) = access.filter(|_| self.gateway > Gateway::No && self.ipam.is_some()) {
+            let name = gateway_name(&self.bridge, vlan);
+            if name.len() > LONGEST_LINK_NAME {
+                return Err(Error::config(format!(
+                    "the gateway of VLAN {vlan} would be called {name:?}, which is too long"
+                ))
+                .with_details("give \"bridge\" a shorter name"));
+            }
+        }
         if self.ipam.is_none() && version < Version::V0_3_0 {
             return Err(Error::config(format!(
                 "a network without \"ipam\" has no address, which a result of version {version} cannot say"
@@ -99,6 +111,13 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The link that pods of a VLAN have for a gateway, for DEL.
+pub(super) fn vlan_gateway_name(conf: &Conf, bridge: &str) -> Option<String> {
+    let vlan: i64 = conf.object().number("vlan").ok()??;
+    let vlan = u16::try_from(vlan).ok().filter(|vlan| *vlan > 0)?;
+    Some(gateway_name(bridge, vlan))
 }
 
 /// DEL needs this much and must not stumble over the rest.
@@ -338,6 +357,7 @@ mod tests {
             json!({"mtu": -1}),
             json!({"bridge": "a/b"}),
             json!({"bridge": "longer-than-a-link-name"}),
+            json!({"bridge": "as-long-as-may", "vlan": 7, "isGateway": true, "ipam": {"type": "x"}}),
         ] {
             assert_eq!(
                 plan(wrong.clone()).unwrap_err().code,

@@ -35,6 +35,9 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
     match made {
         // Another pod's ADD was faster.
         Err(error) if error.exists() => {}
+        Err(error) if error.is_not_supported() && plan.vlans.is_some() => {
+            return Err(super::vlan::unsupported(&plan.bridge));
+        }
         made => made.told()?,
     }
     if created {
@@ -66,9 +69,13 @@ fn adopt(host: &mut Rtnl, mut bridge: Link, plan: &Plan) -> Result<Link> {
         up: (!bridge.up).then_some(true),
         promisc: (plan.promiscuous && !bridge.promisc).then_some(true),
         mtu: new_mtu(host, &bridge, plan)?,
+        // Written, it stays. The reference plugin has a VLAN's bridge take the MAC of one port or
+        // another as pods come and go, and CHECK fails for those that were told the one before.
+        mac: plan.vlans.as_ref().and(bridge.mac),
         ..LinkChange::default()
     };
-    if change.up.is_some() || change.promisc.is_some() || change.mtu.is_some() {
+    let settled = change.up.is_none() && change.promisc.is_none() && change.mtu.is_none();
+    if !settled || change.mac.is_some() {
         host.one(|r| r.set_link(bridge.index, &change)).told()?;
         bridge = host.link(bridge.index).told()?;
     }

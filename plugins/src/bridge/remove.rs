@@ -96,6 +96,8 @@ fn remove_links(call: &Call, owner: &Owner, addresses: &[IpNetwork]) -> Result<(
     let bridge = conf::bridge_name(&call.conf).unwrap_or_default();
     let mut host = Rtnl::open().told()?;
     let mut requests = Requests::new();
+    let vlan_gateway = conf::vlan_gateway_name(&call.conf, &bridge);
+    let vlan_gateway = vlan_gateway.map(|name| requests.get_link(name.as_str()));
     let bridge = requests.get_link(bridge.as_str());
     let host_veth = owner.host_veth();
     let deleted = requests.delete_link(host_veth.as_str());
@@ -105,12 +107,15 @@ fn remove_links(call: &Call, owner: &Owner, addresses: &[IpNetwork]) -> Result<(
         Err(error) if error.is_not_found() => remove_in_pod(call, &mut host, bridge.as_ref())?,
         deleted => deleted.told()?,
     }
-    let Some(bridge) = bridge.filter(|_| !addresses.is_empty()) else {
-        return Ok(());
-    };
+    let vlan_gateway = vlan_gateway.and_then(|ticket| answers.take(ticket).ok());
     let mut requests = Requests::new();
-    for address in addresses {
-        let _ = requests.delete_neighbour(bridge.index, address.ip());
+    for link in bridge.iter().chain(&vlan_gateway) {
+        for address in addresses {
+            let _ = requests.delete_neighbour(link.index, address.ip());
+        }
+    }
+    if requests.is_empty() {
+        return Ok(());
     }
     // None of them need be there.
     host.run(requests).map(drop).told()

@@ -82,15 +82,18 @@ fn remove_where(nft: &mut NftSocket, unwanted: impl Fn(&str) -> bool) -> Result<
             .iter()
             .filter(|element| unwanted(element.comment()));
         let keys: Vec<(Set<'_>, &[u8])> = unwanted.map(|element| (set, element.key())).collect();
-        nft.delete_owned(&keys, &mut |_, _| true)?;
+        nft.retire_owned(&keys, &mut |_, _| true)?;
     }
     Ok(())
 }
 
 fn lay_out(transaction: &mut Transaction) {
     transaction.create_table(TABLE, "Weft: MAC addresses of pods");
-    transaction.create_set(GUARDED, &SetSpec::set(&[DataType::IFNAME]));
-    transaction.create_set(ALLOWED, &SetSpec::set(&[DataType::IFNAME, DataType::ETHER]));
+    transaction.create_set(GUARDED, &SetSpec::set(&[DataType::IFNAME]).mortal());
+    transaction.create_set(
+        ALLOWED,
+        &SetSpec::set(&[DataType::IFNAME, DataType::ETHER]).mortal(),
+    );
     let base = Base {
         kind: ChainKind::Filter,
         hook: Hook::Prerouting,
