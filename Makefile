@@ -10,6 +10,8 @@ DESTDIR ?=
 BINDIR ?= /opt/cni/bin
 # Where tests record what they had to skip, and why.
 export WEFT_SKIPS ?= $(CURDIR)/target/skips
+# What to measure: rows by name (all without), --quick for an answer within a minute.
+BENCH ?=
 # How long, in seconds, each fuzz target and the soak run.
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 600
@@ -53,7 +55,9 @@ check: rust lint-tools ## format, lints and unit tests: quick, no root, no packa
 
 .PHONY: bench
 bench: test-packages build ## ours, the Go plugins, netavark and the floor, side by side
-	cargo run --quiet --locked --profile bench -p weft-benches
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-benches --bin floor
+	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/floor dist/bench/floor
+	cargo run --quiet --locked --profile measure -p weft-benches -- $(BENCH)
 
 .PHONY: fuzz
 fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly

@@ -6,6 +6,7 @@ mod machine;
 mod peer;
 mod plot;
 mod process;
+mod record;
 mod report;
 mod rows;
 
@@ -54,6 +55,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Contestants inherit it: what else the machine does disturbs them less. A user may not.
+    let _ = rustix::process::nice(-20);
     measure(&Bench { world, quick }, &wanted)
 }
 

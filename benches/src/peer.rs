@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use weft_netns::{Attachment, Chain, Cni, Netns, World};
 
 use crate::process::{Cost, Program};
+use crate::record::{self, Script};
 
 const GO: &str = "/usr/lib/cni";
 const NETAVARK: &str = "/usr/lib/podman/netavark";
@@ -97,6 +98,22 @@ impl CniPeer {
         })
     }
 
+    /// Runs the chain and notes what it asks of the kernel.
+    fn record(&self, verb: &str, pod: &mut Pod, log: &Path) -> Vec<Script> {
+        let mut plugins: Vec<_> = self.chain.plugins().collect();
+        if verb == "DEL" {
+            plugins.reverse();
+        }
+        let mut record = |plugin: &Value| {
+            let (script, stdout) = record::record(&self.program(verb, plugin, pod), log);
+            if verb == "ADD" {
+                pod.result = Some(serde_json::from_slice(&stdout).expect("a result is JSON"));
+            }
+            script
+        };
+        plugins.into_iter().map(&mut record).collect()
+    }
+
     /// The same calls for the tracer of the test world.
     pub(crate) fn traceable(&self, verb: weft_netns::Verb, pod: &Pod) -> Vec<weft_netns::Cmd> {
         self.chain.commands(verb, &pod.who, pod.result.as_ref())
@@ -119,6 +136,66 @@ impl CniPeer {
         let file = self.path[0].join(plugin);
         assert!(file.is_file(), "{} is missing", file.display());
         file
+    }
+}
+
+/// The kernel's part of our calls, and nothing else.
+pub(crate) struct Floor {
+    pub(crate) node: Netns,
+    executable: PathBuf,
+    recorded: String,
+    add: Vec<Script>,
+    del: Vec<Script>,
+}
+
+impl Floor {
+    /// Records ours on a node that has a pod already.
+    pub(crate) fn record(world: &World, node: &str) -> Self {
+        let executable = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("dist/bench/floor");
+        assert!(
+            executable.is_file(),
+            "{} is missing: make bench builds it",
+            executable.display()
+        );
+        let peer = CniPeer::weft(world, node);
+        let (resident, recorded) = (world.netns("floor-resident"), world.netns("floor-recorded"));
+        let log = world.scratch("floor").join("log");
+        let mut pod = Pod::new("floor", &recorded, 8080);
+        let (add, del) = peer.node.enter(|| {
+            peer.add(&mut Pod::new("resident", &resident, 7999));
+            (
+                peer.record("ADD", &mut pod, &log),
+                peer.record("DEL", &mut pod, &log),
+            )
+        });
+        Self {
+            node: peer.node,
+            executable,
+            recorded: pod.who.netns,
+            add,
+            del,
+        }
+    }
+
+    pub(crate) fn add(&self, netns: &Netns) -> Cost {
+        self.carry_out(&self.add, netns)
+    }
+
+    pub(crate) fn del(&self, netns: &Netns) -> Cost {
+        self.carry_out(&self.del, netns)
+    }
+
+    pub(crate) fn sends(&self) -> (usize, usize) {
+        let count = |scripts: &[Script]| scripts.iter().map(Script::sends).sum();
+        (count(&self.add), count(&self.del))
+    }
+
+    fn carry_out(&self, scripts: &[Script], netns: &Netns) -> Cost {
+        let netns = netns.path().display().to_string();
+        scripts.iter().fold(Cost::default(), |cost, script| {
+            let script = script.bytes(&self.recorded, &netns);
+            cost.then(Program::new(&self.executable).stdin(script).run())
+        })
     }
 }
 

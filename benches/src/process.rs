@@ -53,6 +53,16 @@ impl Program {
         self
     }
 
+    /// The same program, started by way of `wrapper args... log program`.
+    pub(crate) fn wrapped(&self, wrapper: &str, args: &[&str], log: &str) -> Self {
+        let itself = self.path.display().to_string();
+        let mut wrapped = Self::new(wrapper).args(args).args(&[log, &itself]);
+        wrapped.args.extend(self.args.iter().cloned());
+        wrapped.env.clone_from(&self.env);
+        wrapped.stdin.clone_from(&self.stdin);
+        wrapped
+    }
+
     /// Runs it; a program that fails ends the row. Both pipes hold all that goes through them, so
     /// nobody waits for anybody but us for the program's end.
     pub(crate) fn run(&self) -> Cost {

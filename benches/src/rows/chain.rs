@@ -1,7 +1,11 @@
 //! One pod after the other, each contestant in turn.
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
 use weft_netns::{Netns, Verb};
 
-use crate::peer::{CniPeer, Netavark, Pod, plain_config};
+use crate::peer::{CniPeer, Floor, Netavark, Pod, plain_config};
 use crate::process::Cost;
 use crate::report::{Bound, Report, Unit};
 use crate::{Bench, ms};
@@ -10,15 +14,19 @@ pub(crate) const NAME: &str = "chain";
 pub(crate) const PLAIN: &str = "plain";
 
 const ROUNDS: u16 = 31;
+/// The kernel finishes in the background what a contestant has begun: the next one waits for it.
+const AFTERMATH: Duration = Duration::from_millis(40);
 /// Not counted: the first pods make the bridge and the tables, and warm the caches.
 const WARM_UP: u16 = 2;
 
 pub(crate) fn run(bench: &Bench, report: &mut Report) {
     let weft = CniPeer::weft(&bench.world, "weft-node");
     let go = CniPeer::go(&bench.world, "go-node");
+    let floor = Floor::record(&bench.world, "floor-node");
     let netavark = Netavark::new(&bench.world, "netavark-node");
     let mut stage = Stage::new(bench, NAME);
     stage.enter_cni(&weft);
+    stage.enter_floor(&floor);
     stage.enter_cni(&go);
     match &netavark {
         Some(netavark) => stage.enter_netavark(netavark),
@@ -48,6 +56,19 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) {
         del,
         Bound::AtMost(1.0 / 7.0),
     );
+    for verb in ["ADD", "DEL"] {
+        let over = report.ratio(NAME, verb, "weft", "floor");
+        report.judge(
+            NAME,
+            &format!("wall of {verb}, over the floor's"),
+            over,
+            Bound::AtMost(1.5),
+        );
+    }
+    let (add, del) = floor.sends();
+    report.note(format!(
+        "the floor sends what ours sent: {add} times for ADD, {del} for DEL"
+    ));
     count_children(bench, report, &weft, &go);
 }
 
@@ -68,12 +89,15 @@ struct Stage<'a> {
     acts: Vec<Act<'a>>,
 }
 
+/// What ADD and DEL cost for this pod of this round.
+type Round<'a> = Box<dyn Fn(&Netns, u16) -> (Cost, Cost) + Sync + 'a>;
+
 /// A contestant: how it adds and deletes its pod of a round.
 struct Act<'a> {
     name: &'static str,
     node: &'a Netns,
     pods: Vec<Netns>,
-    round: Box<dyn Fn(&Netns, u16) -> (Cost, Cost) + Sync + 'a>,
+    round: Round<'a>,
 }
 
 impl<'a> Stage<'a> {
@@ -102,6 +126,20 @@ impl<'a> Stage<'a> {
             .enter(|| peer.add(&mut Pod::new("resident", resident, 7999)));
     }
 
+    fn enter_floor(&mut self, floor: &'a Floor) {
+        let round = |netns: &Netns, _| {
+            let add = floor.add(netns);
+            let is = |what: &str| {
+                fs::read_to_string("/proc/thread-self/net/dev").is_ok_and(|t| t.contains(what))
+            };
+            assert!(netns.enter(|| is("eth0:")), "the floor has made no pod");
+            let del = floor.del(netns);
+            assert!(!netns.enter(|| is("eth0:")), "the floor has left the pod");
+            (add, del)
+        };
+        self.enter("floor", &floor.node, Box::new(round));
+    }
+
     fn enter_netavark(&mut self, peer: &'a Netavark) {
         let round = |netns: &Netns, number: u16| {
             let pod = Pod::new(netns.name(), netns, 8000 + number);
@@ -120,12 +158,7 @@ impl<'a> Stage<'a> {
             .enter(|| peer.set_up(&Pod::new("resident", resident, 7999), 99));
     }
 
-    fn enter(
-        &mut self,
-        name: &'static str,
-        node: &'a Netns,
-        round: Box<dyn Fn(&Netns, u16) -> (Cost, Cost) + Sync + 'a>,
-    ) {
+    fn enter(&mut self, name: &'static str, node: &'a Netns, round: Round<'a>) {
         let prefix = format!("{}-{name}", self.row);
         let pods = self
             .bench
@@ -139,12 +172,16 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// All contestants in each round, each first in its turn.
+    /// All contestants in each round, each first in its turn and after each other.
     fn perform(&self, report: &mut Report) {
         for number in 0..self.rounds {
             let mut acts: Vec<_> = self.acts.iter().collect();
-            acts.rotate_left(usize::from(number) % self.acts.len());
+            acts.rotate_left(usize::from(number / 2) % self.acts.len());
+            if number % 2 == 1 {
+                acts.reverse();
+            }
             for act in acts {
+                sleep(AFTERMATH);
                 let pod = &act.pods[usize::from(number)];
                 let (add, del) = act.node.enter(|| (act.round)(pod, number));
                 if number >= WARM_UP {
