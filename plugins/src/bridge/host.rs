@@ -26,7 +26,8 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
         name: &plan.bridge,
         // An address given at birth stays: without one it changes as ports come and go.
         mac: Some(random_mac()),
-        mtu: plan.mtu,
+        // Given at birth it would follow the ports that come and go; set later, it stays.
+        mtu: None,
         vlan_filtering: plan.vlans.is_some().then_some(true),
         promisc: plan.promiscuous,
     };
@@ -42,7 +43,6 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
     }
     if created {
         ignore_router_advertisements(&plan.bridge)?;
-        keep_mtu(host, plan)?;
     }
     let bridge = host.link(plan.bridge.as_str()).told()?;
     let adopted = adopt(host, bridge, plan);
@@ -51,18 +51,6 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
         let _ = host.one(|r| r.delete_link(plan.bridge.as_str()));
     }
     adopted
-}
-
-/// An MTU given at birth follows the ports that come and go; one that is set later stays.
-fn keep_mtu(host: &mut Rtnl, plan: &Plan) -> Result<()> {
-    if plan.mtu.is_none() {
-        return Ok(());
-    }
-    let same = LinkChange {
-        mtu: plan.mtu,
-        ..LinkChange::default()
-    };
-    host.one(|r| r.set_link(plan.bridge.as_str(), &same)).told()
 }
 
 /// Puts right what somebody else's bridge, or an earlier configuration's, has different.

@@ -243,6 +243,7 @@ fn unpublish(call: &Call, owner: &Owner, mapped: &mut Vec<Mapped>) -> Result<()>
                 .err()
         })
         .collect();
+    nft.wait_for_retired();
     Error::all(failures)
 }
 

@@ -146,7 +146,7 @@ impl<'a> Node<'a> {
             self.world
                 .exec("nft list table inet weft_hostports 2>/dev/null || true")
         };
-        // What is retired is listed until the kernel's clock ticks.
+        // What a killed DEL has retired is listed until the kernel's clock ticks.
         let listing = wait_for("retired elements to go", Duration::from_secs(5), || {
             Some(list()).filter(|listing| !listing.contains(" expires "))
         });
