@@ -34,16 +34,15 @@ impl Boot {
         }
     }
 
-    /// Whether a file of this time was surely made before this boot.
+    /// What is older than this time was surely made before this boot; nothing, if nothing was.
     ///
-    /// Only asked of files that no index of an earlier boot knew. If in doubt it is not: giving
+    /// Only for files that no index of an earlier boot knew. If in doubt they are not older: giving
     /// away the address of a living pod is far worse than keeping that of a dead one.
-    pub(crate) fn surely_after(&self, mtime: i64) -> bool {
-        self.id.is_some()
-            && self
-                .started
-                .at_the_earliest()
-                .is_some_and(|at| mtime < at - MARGIN)
+    pub(crate) fn surely_after(&self) -> Option<i64> {
+        self.id?;
+        self.started
+            .at_the_earliest()
+            .map(|at| at.saturating_sub(MARGIN))
     }
 }
 
@@ -114,8 +113,8 @@ mod tests {
 
     #[test]
     fn what_is_made_now_is_not_of_an_earlier_boot() {
-        assert!(!Boot::current().surely_after(now().unwrap()));
-        assert!(Boot::current().surely_after(0));
+        let started = Boot::current().surely_after().unwrap();
+        assert!(0 < started && started < now().unwrap());
     }
 
     #[test]
@@ -124,7 +123,7 @@ mod tests {
             id: None,
             started: Started::AskTheKernel,
         };
-        assert!(!boot.surely_after(0));
+        assert_eq!(boot.surely_after(), None);
     }
 
     #[test]

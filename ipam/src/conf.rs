@@ -260,6 +260,7 @@ const LARGEST_RESOLV_CONF: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
     use weft_cni::{Environment, Verb};
 
@@ -430,5 +431,75 @@ mod tests {
             Place::of(&call.conf).unwrap().reservations,
             Path::new("/d/net")
         );
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let texts = [
+            "",
+            "10.0.0.0/29",
+            "10.0.0.0/24",
+            "10.0.0.5",
+            "fd99::/64",
+            "fd99::5",
+            "::/0",
+            "0.0.0.0/0",
+            "10.0.0.3/24",
+            "::ffff:10.0.0.0/104",
+            "255.255.255.255/0",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            "/",
+            "1/2/3",
+            "x",
+        ];
+        let leaf = prop_oneof![
+            8 => proptest::sample::select(texts.to_vec()).prop_map(Value::from),
+            1 => Just(Value::Null),
+            1 => any::<i64>().prop_map(Value::from),
+            1 => any::<bool>().prop_map(Value::from),
+        ];
+        let keys = [
+            "ipam",
+            "ranges",
+            "subnet",
+            "rangeStart",
+            "RangeEnd",
+            "gateway",
+            "routes",
+            "dst",
+            "gw",
+            "dataDir",
+            "args",
+            "cni",
+            "ips",
+            "runtimeConfig",
+            "ipRanges",
+            "statusWhenExhausted",
+        ];
+        leaf.prop_recursive(6, 40, 5, move |inner| {
+            let fields = (proptest::sample::select(keys.to_vec()), inner.clone());
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+                proptest::collection::vec(fields, 0..5).prop_map(|fields| fields
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v))
+                    .collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_configured_is_a_plan_or_an_error_with_a_code(
+            ipam in value(), ranges in value(), runtime in value(), args in value(), ip in "[0-9a-f.:/]{0,12}"
+        ) {
+            let conf = json!({"ipam": ipam, "runtimeConfig": runtime, "args": {"cni": args}});
+            let nested = json!({"ipam": {"ranges": [[ranges.clone()], [ranges]]}, "runtimeConfig": runtime});
+            for conf in [conf, nested] {
+                match Plan::of(&call("0.2.0", conf, &format!("IP={ip}"))) {
+                    Ok(plan) => prop_assert!(!plan.sets.is_empty()),
+                    Err(error) => prop_assert!([4, 6, 7].contains(&error.code.number()), "{}", error),
+                }
+            }
+        }
     }
 }

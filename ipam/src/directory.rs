@@ -111,14 +111,28 @@ impl Directory {
         rustix::fs::fstatfs(&self.file).is_ok_and(|fs| LOCAL.contains(&fs.f_type.cast_unsigned()))
     }
 
-    /// Everything that is named as an address; what else lies here is somebody else's business.
-    pub(crate) fn addresses(&self) -> io::Result<Vec<IpAddr>> {
-        let mut addresses = Vec::new();
+    /// Shows everything that is named as an address; what else lies here is somebody else's
+    /// business.
+    pub(crate) fn each_address(
+        &self,
+        mut show: impl FnMut(IpAddr) -> io::Result<()>,
+    ) -> io::Result<()> {
         for entry in Dir::read_from(&self.file)? {
             let entry = entry?;
             let name = entry.file_name().to_str().unwrap_or_default();
-            addresses.extend(parse_name(name));
+            if let Some(address) = parse_name(name) {
+                show(address)?;
+            }
         }
+        Ok(())
+    }
+
+    pub(crate) fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let mut addresses = Vec::new();
+        self.each_address(|address| {
+            addresses.push(address);
+            Ok(())
+        })?;
         Ok(addresses)
     }
 
@@ -153,8 +167,13 @@ impl Directory {
         if !about.is_file() {
             return Ok(Some(Found::no_file()));
         }
-        let mut content = Vec::with_capacity(USUAL_CONTENT);
-        file.take(LARGEST_CONTENT).read_to_end(&mut content)?;
+        let mut start = [0; USUAL_CONTENT];
+        let length = (&file).read(&mut start)?;
+        let mut content = start[..length].to_vec();
+        // A file is read as far as there is room, so this was all unless there was none left.
+        if length == start.len() {
+            file.take(LARGEST_CONTENT).read_to_end(&mut content)?;
+        }
         Ok(Some(Found {
             content,
             mtime: mtime_of(&about),
@@ -296,7 +315,7 @@ const LOCAL: [u64; 8] = [
 ];
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 const TEMPORARY: &str = ".weft.new";
-const USUAL_CONTENT: usize = 128;
+const USUAL_CONTENT: usize = 256;
 /// More than any variable of an environment can hold.
 const LARGEST_CONTENT: u64 = 256 << 10;
 

@@ -151,6 +151,25 @@ impl Index {
         self.entries().each(&self.storage, show)
     }
 
+    /// Adds an entry that is known to be new, and not what is taken by it: for one that is being
+    /// built, and was created with room enough.
+    pub(crate) fn append(&mut self, entry: &Entry) -> io::Result<()> {
+        if self.entries().is_full_with(self.header.entries) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.header.entries += 1;
+        self.entries().insert(&mut self.storage, entry)
+    }
+
+    pub(crate) fn append_taken(&mut self, block: Block, taken: Bitmap) -> io::Result<()> {
+        if self.blocks().is_full_with(self.header.blocks) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.header.blocks += 1;
+        self.blocks()
+            .insert(&mut self.storage, &Occupied { block, taken })
+    }
+
     /// Adds the entry, or puts it in the place of one for the same address and owner.
     pub(crate) fn insert(&mut self, entry: &Entry) -> io::Result<()> {
         self.mark(entry.address, true)?;

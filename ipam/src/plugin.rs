@@ -181,7 +181,7 @@ fn judge_directory(path: &Path) -> Result<()> {
     let there = path
         .ancestors()
         .find(|path| path.exists())
-        .unwrap_or(Path::new("."));
+        .unwrap_or_else(|| Path::new("."));
     let usable = access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from);
     let usable = usable.and_then(|()| match there.is_dir() {
         true => Ok(()),

@@ -4,14 +4,14 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::{
     boot::{self, Boot},
-    choice::{Candidate, Turn, first_free},
+    choice::{Block, Candidate, Turn, first_free, offset},
     conf::Place,
     directory::{Directory, Found},
     error::{Error, Result},
     index::{Entry, Index},
     lock::Lock,
     owner::{self, Holder, Key, Owner},
-    range::RangeSet,
+    range::{RangeSet, number},
     survey::{entry, survey, unreadable},
 };
 
@@ -349,14 +349,13 @@ impl Store {
     /// Notes what somebody else made, unless it is known: since when, only the index knows.
     fn note_found(&mut self, entry: &Entry) -> Result<()> {
         let same = |known: &Entry| (known.address, known.mtime) == (entry.address, entry.mtime);
-        if self
-            .ask(|index| index.entries_of(entry.key))?
-            .iter()
-            .any(same)
-        {
-            return Ok(());
-        }
-        self.note(entry)
+        let known = self.ask(|index| {
+            let taken = index
+                .taken(Block::of(entry.address))?
+                .has(offset(number(entry.address)));
+            Ok(taken && index.entries_of(entry.key)?.iter().any(same))
+        })?;
+        if known { Ok(()) } else { self.note(entry) }
     }
 
     /// Changes the index. While its seal is whole it is broken first, so that a change that is cut

@@ -1,13 +1,14 @@
 //! The directory read whole → an index of it.
 
-use std::{collections::BTreeSet, io, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, io, net::IpAddr, path::Path};
 
 use crate::{
-    boot::Boot,
-    choice::Block,
+    boot::{Boot, BootId},
+    choice::{Bitmap, Block, offset},
     directory::{Directory, Found},
     index::{Entry, Index, Room},
     owner::{self, Holder, Key},
+    range::number,
 };
 
 /// Builds the index at `path`, or in memory; what the old one knew is asked how old things are.
@@ -17,22 +18,33 @@ pub(crate) fn survey(
     old: Option<&Index>,
     boot: &Boot,
 ) -> io::Result<Index> {
-    let addresses = directory.addresses()?;
-    let blocks: BTreeSet<Block> = addresses.iter().map(|ip| Block::of(*ip)).collect();
-    let room = Room {
-        addresses: addresses.len() as u64,
-        blocks: blocks.len() as u64,
-    };
+    // Listed twice, since the names of many thousands are more than a plugin should remember.
+    let mut room = Room::default();
+    let mut taken: BTreeMap<Block, Bitmap> = BTreeMap::new();
+    directory.each_address(|address| {
+        room.addresses += 1;
+        taken.entry(Block::of(address)).or_default();
+        Ok(())
+    })?;
+    room.blocks = taken.len() as u64;
     let ages = Ages {
         old,
-        boot,
-        local: directory.is_local(),
+        boot: boot.id,
+        started: boot.surely_after().filter(|_| directory.is_local()),
     };
     let mut index = Index::create(path, room, boot.id, ages.this_epoch())?;
-    for address in addresses {
-        if let Some(entry) = look(directory, address, &ages) {
-            index.insert(&entry)?;
-        }
+    directory.each_address(|address| {
+        let Some(entry) = look(directory, address, &ages) else {
+            return Ok(());
+        };
+        taken
+            .entry(Block::of(address))
+            .or_default()
+            .set(offset(number(address)));
+        index.append(&entry)
+    })?;
+    for (block, taken) in taken.into_iter().filter(|(_, taken)| !taken.is_empty()) {
+        index.append_taken(block, taken)?;
     }
     index.install()?;
     Ok(index)
@@ -78,15 +90,16 @@ pub(crate) fn unreadable(address: IpAddr, epoch: u32) -> Entry {
 /// How old reservations are, counted in boots.
 struct Ages<'a> {
     old: Option<&'a Index>,
-    boot: &'a Boot,
-    local: bool,
+    boot: Option<BootId>,
+    /// When this boot began; nothing where everything is to count as made in it.
+    started: Option<i64>,
 }
 
 impl Ages<'_> {
     fn this_epoch(&self) -> u32 {
         match self.old {
             None => 1,
-            Some(old) if old.boot() == self.boot.id => old.epoch(),
+            Some(old) if old.boot() == self.boot => old.epoch(),
             Some(old) => old.epoch().saturating_add(1),
         }
     }
@@ -95,18 +108,14 @@ impl Ages<'_> {
     /// as made in this boot unless it is surely older.
     fn epoch_of(&self, entry: &Entry) -> u32 {
         let now = self.this_epoch();
-        if !self.local || self.boot.id.is_none() {
+        let Some(started) = self.started else {
             return now;
-        }
-        let Some(known) = self.known(entry) else {
-            let older = self.boot.surely_after(entry.mtime);
-            return if older { 0 } else { now };
         };
-        let same_boot = self.old.is_some_and(|old| old.boot() == self.boot.id);
-        if same_boot {
-            known.epoch
-        } else {
-            known.epoch.min(now - 1)
+        match self.known(entry) {
+            None if entry.mtime < started => 0,
+            None => now,
+            Some(known) if self.old.is_some_and(|old| old.boot() == self.boot) => known.epoch,
+            Some(known) => known.epoch.min(now - 1),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a call costs does not depend on how many addresses are taken.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 mod common;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};

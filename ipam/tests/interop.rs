@@ -6,9 +6,17 @@
 //!   host-local (ours) ┘              └── lock
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 mod common;
 
-use std::{collections::BTreeSet, fs, path::Path, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+};
 
 use common::{Node, one_range, ours, reference};
 use serde_json::json;
@@ -121,6 +129,62 @@ fn thirty_two_at_a_time_of_both_kinds_give_every_pod_its_own_address() {
     });
     assert!(dels.into_iter().all(|ok| ok));
     assert_eq!(node.reservations().len(), 0);
+}
+
+/// The same calls, at random, on a directory each: the same answers, and the same bytes after each.
+#[test]
+fn both_answer_the_same_to_whatever_is_called() {
+    let Some(go) = reference("both_answer_the_same_to_whatever_is_called") else {
+        return;
+    };
+    let ranges = json!([[{"subnet": "10.0.0.0/29"}, {"subnet": "10.0.0.16/29", "rangeStart": "10.0.0.18", "rangeEnd": "10.0.0.20", "gateway": "10.0.0.19"}]]);
+    let mut random = Random(4711);
+    for _ in 0..12 {
+        let (theirs, mine) = (Node::new(ranges.clone()), Node::new(ranges.clone()));
+        for _ in 0..25 {
+            let id = format!("c{}", random.below(9));
+            let verb = ["ADD", "ADD", "ADD", "DEL", "DEL", "CHECK"][random.below(6)];
+            let ip = if verb == "ADD" && random.below(3) == 0 {
+                format!("IP=10.0.0.{}", random.below(24))
+            } else {
+                String::new()
+            };
+            let [their, my] = [(&theirs, go.as_path()), (&mine, &ours())].map(|(node, plugin)| {
+                let mut command = Command::new(plugin);
+                command.env("CNI_ARGS", &ip);
+                node.run_in(command, verb, &id)
+            });
+            let what = format!("{verb} {id} {ip}: {} and {}", their.json, my.json);
+            assert_eq!(
+                (their.ok, &their.json["ips"]),
+                (my.ok, &my.json["ips"]),
+                "{what}"
+            );
+            assert_eq!(their.json["msg"], my.json["msg"], "{what}");
+            assert_eq!(without_lock(&theirs), without_lock(&mine), "{what}");
+        }
+    }
+}
+
+/// Theirs makes its lock even where there is nothing to delete.
+fn without_lock(node: &Node) -> BTreeMap<String, Vec<u8>> {
+    node.bytes()
+        .into_iter()
+        .filter(|(name, _)| name != "lock")
+        .collect()
+}
+
+/// The same at each run (Knuth's constants).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
 }
 
 const PODS: usize = 128;

@@ -1,5 +1,7 @@
 //! The plugin killed at each of its system calls, one after the other.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 mod common;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};

@@ -1,5 +1,7 @@
 //! File systems that are full, or can't be written: in a mount namespace of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 mod common;
 
 use std::process::Command;

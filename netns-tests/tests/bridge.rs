@@ -750,6 +750,37 @@ fn p11_an_address_of_another_subnet_is_explained_or_replaced() {
     });
 }
 
+/// P11, flannel#1850: the node got another lease, and no pod started any more.
+#[test]
+fn p11_an_earlier_lease_of_the_overlay_gives_way_when_its_last_pod_has_gone() {
+    in_node(|world| {
+        let of_lease = |subnet: &str| {
+            network(
+                json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]],
+                "routes": [{"dst": "10.20.0.0/14"}]}}),
+            )
+        };
+        let pods = world.many_netns("pod", 3);
+        let who = |i: usize| Attachment::new(&format!("c{i}"), &pods[i]);
+        let addresses = || world.exec("ip -4 address show cni0");
+        let (old, new) = (of_lease("10.21.7.0/24"), of_lease("10.22.0.0/24"));
+        add(&old, &who(0));
+        add(&new, &who(1));
+        assert!(
+            addresses().contains("10.21.7.1/24"),
+            "a pod still needs it: {}",
+            addresses()
+        );
+        reaches_in(&pods[0], "10.21.7.1");
+        reaches_in(&pods[1], "10.22.0.1");
+        old.del(&who(0)).ok();
+        new.del(&who(1)).ok();
+        world.exec("ip address del 10.22.0.1/24 dev cni0");
+        add(&new, &who(2));
+        assert!(!addresses().contains("10.21.7.1"), "{}", addresses());
+    });
+}
+
 /// A bridge that an earlier configuration made kept its MTU for ever.
 #[test]
 fn the_mtu_of_a_bridge_follows_the_configuration_as_far_as_its_pods_allow() {

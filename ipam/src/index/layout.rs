@@ -205,7 +205,8 @@ impl Reader<'_> {
 
 /// Folds to 64 bits of which every one depends on all (the finalizer of splitmix64).
 fn mix(number: u128) -> u64 {
-    let [low, high] = [number, number >> 64].map(|half| (half & u128::from(u64::MAX)) as u64);
+    let low = u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default();
+    let high = u64::try_from(number >> 64).unwrap_or_default();
     let mut hash = low ^ high.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

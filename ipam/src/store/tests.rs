@@ -145,7 +145,7 @@ fn audit(scratch: &Scratch, boot_number: u8) {
     let (said, true_ones) = (listed(&index), listed(&truth));
     assert_eq!(said, true_ones);
     for address in said.keys() {
-        let block = crate::choice::Block::of(*address);
+        let block = Block::of(*address);
         assert_eq!(index.taken(block).unwrap(), truth.taken(block).unwrap());
     }
 }
@@ -291,6 +291,27 @@ fn a_correction_that_is_cut_short_leaves_an_index_that_nobody_believes() {
             "after {changes}"
         );
     }
+}
+
+#[test]
+fn a_file_that_vanished_unseen_leads_nobody_astray() {
+    let scratch = Scratch::new();
+    let [one, two] = ["c1", "c2"].map(|id| Owner::attachment(id, "eth0"));
+    let mut store = open(&scratch, &boot(1));
+    store.reserve(ip("10.0.0.2"), &one).unwrap();
+    store.close();
+    let mut store = open(&scratch, &boot(1));
+    // Just while we write something else.
+    fs::remove_file(scratch.network().join("10.0.0.2")).unwrap();
+    store.reserve(ip("10.0.0.3"), &one).unwrap();
+    store.close();
+    let mut store = open(&scratch, &boot(1));
+    assert!(!store.fresh && store.reserve(ip("10.0.0.2"), &two).unwrap());
+    assert_eq!(store.held_by(&one).unwrap().len(), 1);
+    assert_eq!(store.held_by(&two).unwrap().len(), 1);
+    store.close();
+    assert!(!open(&scratch, &boot(1)).fresh);
+    audit(&scratch, 1);
 }
 
 #[test]

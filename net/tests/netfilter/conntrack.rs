@@ -20,7 +20,7 @@ fn host_with_mappings(nft: &mut NftSocket, ports: &[u16]) {
     for address in ["10.0.0.1/32", "10.1.0.5/32", "10.1.0.6/32"] {
         run("ip", &format!("addr add {address} dev lo"));
     }
-    for address in ["fd00::1", "fd01::5"] {
+    for address in ["fd00::1", "fd01::5", "fd01::6"] {
         run("ip", &format!("addr add {address}/128 dev lo nodad"));
         // The kernel makes an IPv6 address's route later, by itself.
         while !run("ip", "-6 route show table local").contains(address) {
@@ -133,34 +133,44 @@ fn the_connections_of_a_port_are_forgotten_and_all_others_kept() {
 
 #[test]
 fn who_answers_and_who_was_asked_tell_connections_apart() {
-    in_fresh_namespace(|mut nft| {
+    tell_apart("10.0.0.1", "10.1.0.5", "10.1.0.6");
+}
+
+#[test]
+fn who_answers_and_who_was_asked_tell_ipv6_connections_apart() {
+    tell_apart("fd00::1", "fd01::5", "fd01::6");
+}
+
+fn tell_apart(host: &'static str, mapped: &'static str, unmapped: &'static str) {
+    in_fresh_namespace(move |mut nft| {
         host_with_mappings(&mut nft, &[53]);
-        let client = bind("10.0.0.1:0");
-        let pod = bind("10.1.0.5:53");
-        let other = bind("10.1.0.6:53");
-        talk(&client, "10.0.0.1", 53, &pod);
-        talk(&client, "10.1.0.6", 53, &other);
+        let client = bind((host, 0));
+        let pod = bind((mapped, 53));
+        let other = bind((unmapped, 53));
+        talk(&client, host, 53, &pod);
+        talk(&client, unmapped, 53, &other);
 
         let mut conntrack = Conntrack::open().unwrap();
+        let is_ipv6 = host.contains(':');
         let to = |address: &str| Filter {
             original_address: Some(address.parse().unwrap()),
-            ..to_port(53, false)
+            ..to_port(53, is_ipv6)
         };
         let answered_by = |address: &str| Filter {
+            is_ipv6,
             reply_source: Some(address.parse().unwrap()),
             ..Filter::default()
         };
-        assert_eq!(conntrack.list(&to_port(53, false)).unwrap().len(), 2);
-        assert_eq!(conntrack.list(&to("10.0.0.1")).unwrap().len(), 1);
-        assert_eq!(conntrack.list(&to("10.0.0.9")).unwrap().len(), 0);
-        assert_eq!(conntrack.list(&answered_by("10.1.0.5")).unwrap().len(), 1);
-        assert_eq!(conntrack.delete(&[answered_by("10.1.0.5")]).unwrap(), 1);
-        let left = conntrack.list(&Filter::default()).unwrap();
+        let mut count = |filter| conntrack.list(&filter).unwrap().len();
+        assert_eq!(count(to_port(53, is_ipv6)), 2);
+        assert_eq!(count(to(host)), 1);
+        assert_eq!(count(to(mapped)), 0);
+        assert_eq!(count(answered_by(mapped)), 1);
+        assert_eq!(conntrack.delete(&[answered_by(mapped)]).unwrap(), 1);
+        let left = conntrack.list(&to_port(53, is_ipv6)).unwrap();
         assert_eq!(left.len(), 1);
-        assert_eq!(
-            left[0].original.destination,
-            "10.1.0.6".parse::<IpAddr>().unwrap()
-        );
+        let asked = left[0].original.destination;
+        assert_eq!(asked, unmapped.parse::<IpAddr>().unwrap());
     });
 }
 

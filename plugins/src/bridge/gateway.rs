@@ -3,7 +3,7 @@
 use std::fs;
 
 use ipnetwork::IpNetwork;
-use weft_cni::{Error, Outcome, Result};
+use weft_cni::{Error, Outcome, Result, Route};
 use weft_net::{
     route::{Address, Link, Requests, Rtnl},
     sysctl::Key,
@@ -29,10 +29,14 @@ pub(super) fn establish(
             .iter()
             .filter(|found| conflict(found.address, *address))
         {
-            if !plan.force_address && !is_leftover(rival, &wanted) {
+            if plan.force_address {
+                let _ = requests.delete_address(rival);
+            } else if !is_earlier_lease(rival, *address, outcome) {
                 return Err(occupied(link, rival, address));
+            } else if host.links_of_master(link.index).told()?.len() <= 1 {
+                // This pod is the only one: nobody needs the old gateway any more.
+                let _ = requests.delete_address(rival);
             }
-            let _ = requests.delete_address(rival);
         }
         let _ = requests.add_address(&Address::new(link.index, *address).nodad().with_broadcast());
     }
@@ -61,8 +65,17 @@ fn conflict(found: IpNetwork, wanted: IpNetwork) -> bool {
     }
 }
 
-fn is_leftover(_: &Address, _: &[IpNetwork]) -> bool {
-    false
+/// Whether the address is one that this node had in the same overlay network before: the pods reach
+/// all of that network through their gateway, so no other part of it can be at home here.
+fn is_earlier_lease(rival: &Address, wanted: IpNetwork, outcome: &Outcome) -> bool {
+    let covers = |route: &Route| {
+        let larger = route.dst.prefix() < wanted.prefix();
+        larger && route.dst.contains(wanted.ip()) && route.dst.contains(rival.address.ip())
+    };
+    outcome
+        .routes
+        .iter()
+        .any(|route| !route.is_default() && covers(route))
 }
 
 fn occupied(link: &Link, rival: &Address, wanted: &IpNetwork) -> Error {

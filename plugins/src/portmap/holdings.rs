@@ -11,6 +11,7 @@ use weft_net::{
 };
 
 use super::{
+    conf::{Plan, Published},
     entry::{Place, chains_of, mark_of},
     index::{Part, Record},
     key::Key,
@@ -34,6 +35,17 @@ pub(super) struct Holdings {
 pub(super) struct Mapped {
     pub(super) key: Key,
     pub(super) pod: Option<IpAddr>,
+}
+
+impl Mapped {
+    /// What a plan says it is, whichever back-end has carried it out.
+    pub(super) fn all_of(plan: &Plan) -> Vec<Self> {
+        let mapped = |published: &Published| Self {
+            key: published.key,
+            pod: Some(published.pod),
+        };
+        plan.published().iter().map(mapped).collect()
+    }
 }
 
 impl Holdings {

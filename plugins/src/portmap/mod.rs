@@ -28,6 +28,7 @@ use self::{
     by_iptables::Ports,
     conf::{Backend, Masquerade, Plan, Published},
     entry::Wanted,
+    holdings::Mapped,
     publish::TakenOver,
     skeleton::Group,
 };
@@ -69,10 +70,15 @@ impl Plugin for Portmap {
     /// Whatever the back-end was at ADD, and whoever did it: all of it goes.
     fn del(&self, call: &Call) -> Result<()> {
         let owner = Owner::of(call);
+        let plan = prev_result(call).and_then(|prev| Plan::of(call, &prev));
+        let plan = plan.ok();
+        let mut mapped = plan.as_ref().map(Mapped::all_of).unwrap_or_default();
         let failures = [
-            unpublish(call, &owner).err(),
-            clear_iptables(call, &owner).err(),
+            unpublish(call, &owner, &mut mapped).err(),
+            clear_iptables(plan.as_ref(), &owner).err(),
         ];
+        // Not before every rule is gone that could lead a flow there again.
+        flows::forget_after(&mapped);
         Error::all(failures.into_iter().flatten().collect())
     }
 
@@ -197,7 +203,8 @@ fn publish(wanted: &Wanted<'_>, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn unpublish(call: &Call, owner: &Owner) -> Result<()> {
+/// What was published is added to `mapped`.
+fn unpublish(call: &Call, owner: &Owner, mapped: &mut Vec<Mapped>) -> Result<()> {
     let mut nft = NftSocket::open().told()?;
     let tables = reference::TABLES.map(Object::Table);
     let holdings = match publish::withdraw(&mut nft, &owner.mark(), &guesses(call), &tables) {
@@ -207,7 +214,7 @@ fn unpublish(call: &Call, owner: &Owner) -> Result<()> {
             .told()
             .map_err(|error| error.within("cannot unmap the pod's ports"))?,
     };
-    flows::forget_after(&holdings.mapped);
+    mapped.extend(&holdings.mapped);
     let standing = reference::TABLES
         .into_iter()
         .zip(&holdings.others)
@@ -223,11 +230,10 @@ fn unpublish(call: &Call, owner: &Owner) -> Result<()> {
 }
 
 /// What is known of the mappings only makes it cheaper.
-fn clear_iptables(call: &Call, owner: &Owner) -> Result<()> {
-    let plan = prev_result(call).and_then(|prev| Plan::of(call, &prev));
+fn clear_iptables(plan: Option<&Plan>, owner: &Owner) -> Result<()> {
     let ports = plan.and_then(|plan| match &plan.backend {
-        Backend::Iptables(mark) => Ports::of(&plan, mark),
-        Backend::Nftables { .. } => Ok(Ports::default()),
+        Backend::Iptables(mark) => Ports::of(plan, mark).ok(),
+        Backend::Nftables { .. } => None,
     });
     ports.unwrap_or_default().of_owner(owner).del(&Host::here())
 }
