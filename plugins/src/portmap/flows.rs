@@ -23,6 +23,13 @@ pub(super) fn forget_before(published: &[Published]) {
     tell(forget_strays(&lasting));
 }
 
+/// Whether [`forget_after`] has anything to do.
+pub(super) fn must_be_forgotten(mapped: &[Mapped]) -> bool {
+    mapped
+        .iter()
+        .any(|mapped| lasts(&mapped.key) && mapped.pod.is_some())
+}
+
 /// Forgets connections that lead to pods which have given up their ports.
 pub(super) fn forget_after(mapped: &[Mapped]) {
     let filters: Vec<Filter> = mapped
