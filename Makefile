@@ -18,8 +18,10 @@ SOAK_TIME ?= 600
 
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = target/$(TRIPLE)/release/weft-cni
-# Static starts sooner than dynamic, and runs on a host with any C library.
-STATIC := -C target-feature=+crt-static -C relocation-model=static
+# Static starts sooner than dynamic, and runs on a host with any C library. A host
+# without the C library's archive (Debian has it with gcc, Fedora has not) gets a
+# dynamic executable, and is told.
+STATIC = $(if $(findstring /,$(shell cc -print-file-name=libc.a)),-C target-feature=+crt-static -C relocation-model=static)
 
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman
@@ -33,6 +35,7 @@ help: ## this list
 
 .PHONY: build
 build: rust ## the static executable, under every plugin's name, in dist/bin
+	@[ -n "$(STATIC)" ] || echo "make: no libc.a on this host: the executable will be dynamic (on Fedora: dnf install glibc-static)" >&2
 	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-plugins
 	@$(call place,$(CURDIR)/dist/bin)
 
@@ -90,7 +93,7 @@ clean: ## what was built
 
 .PHONY: rust
 rust:
-	@command -v cargo >/dev/null || { echo "make: needs Rust 1.88 or newer (https://rustup.rs)" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "make: needs Rust 1.91 or newer (https://rustup.rs)" >&2; exit 1; }
 	@command -v cc >/dev/null || { $(call packages,gcc libc6-dev); }
 
 .PHONY: lint-tools

@@ -20,6 +20,10 @@ fn main() {
         .arg(SOURCE)
         .status()
         .expect("start the compiler");
-    assert!(status.success(), "cannot compile {SOURCE}: {status}");
+    if !status.success() {
+        // A host without a static C library can still run the demo and most tests; those that
+        // need this one say what is missing.
+        println!("cargo:warning=cannot link {SOURCE} statically: tests with containers will fail");
+    }
     println!("cargo:rustc-env=WEFT_CONTAINER={}", executable.display());
 }

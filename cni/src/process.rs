@@ -116,7 +116,8 @@ fn refuse_own_namespace(env: &Environment) -> Result<()> {
 }
 
 fn standard_input() -> Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Room for an ordinary configuration with its prevResult: one read, and one that finds the end.
+    let mut text = Vec::with_capacity(8192);
     io::stdin().lock().read_to_end(&mut text).map_err(|why| {
         Error::io(format!(
             "error reading the network configuration from standard input: {why}"

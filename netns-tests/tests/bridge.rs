@@ -191,6 +191,35 @@ fn the_configurations_dns_replaces_that_of_the_address_management() {
     });
 }
 
+/// Addresses that another program manages: nobody tells them at a DEL of version 0.3.1.
+#[test]
+fn a_pod_whose_addresses_are_managed_elsewhere_is_unwired_by_name() {
+    if !skip_unless(&[
+        node::GO[0],
+        node::GO[1],
+        weft_netns::Need::File("/usr/lib/cni/static"),
+    ]) {
+        return;
+    }
+    in_world(|world| {
+        let pod = world.netns("pod");
+        let ipam = json!({"type": "static", "addresses": [
+            {"address": "10.22.0.50/24", "gateway": "10.22.0.1"}, {"address": "fd22::50/64"}]});
+        let cni = Cni::weft().with(world, "static", &Cni::debian());
+        let chain = Chain::new(&cni, bridge_conf("0.3.1", json!({"ipam": ipam})));
+        let who = Attachment::new("c", &pod);
+        let result = add(&chain, &who);
+        assert_eq!(result["ips"][0]["address"], "10.22.0.50/24");
+        reaches("10.22.0.50");
+        chain.del(&who.netns("")).ok();
+        let left = world.exec("nft list table inet weft_pods; ip -br link");
+        assert!(
+            !left.contains("22.0.50") && !left.contains("fd22::50") && !left.contains("veth"),
+            "{left}"
+        );
+    });
+}
+
 #[test]
 fn two_interfaces_of_one_pod_on_one_network_live_and_die_apart() {
     in_node(|world| {
