@@ -135,12 +135,6 @@ impl Batch {
             .find(|&i| self.requests[i].ends != Ends::Unanswered)
     }
 
-    pub(crate) fn expects_replies(&self, chunk: &Range<usize>) -> bool {
-        self.requests[chunk.clone()]
-            .iter()
-            .any(|r| r.ends == Ends::Reply)
-    }
-
     /// Numbers the chunk's requests from `first`, has `last` acknowledged, and returns the bytes.
     pub(crate) fn prepare(&mut self, chunk: &Range<usize>, first: u32, last: usize) -> &[u8] {
         for (index, sequence) in chunk.clone().zip(first..) {

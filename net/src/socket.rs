@@ -185,14 +185,9 @@ impl Socket {
         self.send(batch.prepare(&chunk, first, last))?;
         results.extend(chunk.clone().map(|_| Ok(Vec::new())));
 
-        let awaiting = if batch.expects_replies(&chunk) {
-            Awaiting::Answer
-        } else {
-            Awaiting::Verdict
-        };
         let mut open = true;
         while open {
-            self.receive_raw(awaiting)
+            self.receive_raw(Awaiting::Answer)
                 .map_err(|why| Error::new(batch.doing(last), why))?;
             for message in Messages::of(&self.buffer) {
                 let offset = message.sequence.wrapping_sub(first);
@@ -243,7 +238,6 @@ impl Socket {
         request.extend_from_slice(payload);
         finish(&mut request, 0);
         self.buffer.clear();
-        self.buffer.reserve(DUMP_BUFFER);
         self.send_raw(&request)?;
 
         let mut consistency = Consistency::Whole;
@@ -286,36 +280,19 @@ impl Socket {
     /// Fills the buffer with the next datagram of the awaited sort that the kernel itself sent.
     fn receive_raw(&mut self, awaiting: Awaiting) -> Result<(), Why> {
         loop {
-            let length = match awaiting {
-                Awaiting::Verdict if !self.listening => VERDICT_BUFFER,
-                _ => self.next_datagram_length()?,
-            };
             self.buffer.clear();
-            self.buffer.reserve(length);
-            match self.inner.recv_from(&mut self.buffer, 0).map_err(Why::from) {
+            self.buffer.reserve(LONGEST_DATAGRAM);
+            let received = self.inner.recv_from(&mut self.buffer, MSG_TRUNC);
+            match received.map_err(Why::from) {
                 // Any process may send to a netlink socket; only the kernel has port 0.
                 Ok((_, from)) if from.port_number() != 0 => {}
                 // What we change is announced to us too, under the number of our own request.
                 Ok((_, from)) if awaiting != Awaiting::Anything && from.multicast_groups() != 0 => {
                 }
+                Ok((length, _)) if length > self.buffer.len() => {
+                    return Err(Why::Garbled("a longer datagram than it promises to send"));
+                }
                 Ok(_) => return Ok(()),
-                Err(Why::Refused {
-                    errno: Errno::INTR, ..
-                }) => {}
-                Err(why) => return Err(why),
-            }
-        }
-    }
-
-    fn next_datagram_length(&mut self) -> Result<usize, Why> {
-        loop {
-            self.buffer.clear();
-            match self
-                .inner
-                .recv_from(&mut self.buffer, PEEK_LENGTH)
-                .map_err(Why::from)
-            {
-                Ok((length, _)) => return Ok(length),
                 Err(Why::Refused {
                     errno: Errno::INTR, ..
                 }) => {}
@@ -341,9 +318,7 @@ impl fmt::Debug for Socket {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaiting {
-    /// Only verdicts, whose size is bounded because the kernel leaves out our request (cap-ack).
-    Verdict,
-    /// Verdicts and entries of any size.
+    /// Verdicts and entries.
     Answer,
     /// Answers and events.
     Anything,
@@ -354,17 +329,16 @@ enum Consistency {
     Torn,
 }
 
-/// A verdict is 36 bytes and an explanation; the kernel's longest are under 200.
-const VERDICT_BUFFER: usize = 4096;
-
-/// The kernel fills dump datagrams as large as the reader's buffer, up to this.
-const DUMP_BUFFER: usize = 32 * 1024;
+/// The kernel fills the datagrams of a dump up to 32 KiB, and no single entry that we ask for comes
+/// near that: links are asked for without their virtual functions. Asking for each datagram's length
+/// first would be a system call more for every answer.
+const LONGEST_DATAGRAM: usize = 64 * 1024;
 
 /// A busy table is torn now and then, not eight times in a row.
 const DUMP_ATTEMPTS: usize = 8;
 
-/// MSG_PEEK | MSG_TRUNC: the true length of the next datagram, which stays in the queue.
-const PEEK_LENGTH: i32 = 0x02 | 0x20;
+/// Has the kernel tell a datagram's true length even if it did not fit.
+const MSG_TRUNC: i32 = 0x20;
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec {

@@ -242,6 +242,8 @@ fn strip(value: &mut Value) {
         Value::Object(map) => {
             map.retain(|key, _| !VOLATILE.contains(&key.as_str()));
             map.values_mut().for_each(strip);
+            // A set whose last element is going is listed like one that is empty.
+            map.retain(|key, value| key != "elem" || *value != serde_json::json!([]));
         }
         Value::Array(list) => {
             list.retain(|item| !is_volatile(item));
@@ -286,7 +288,14 @@ fn is_volatile(item: &Value) -> bool {
     let is_link_local = item["local"]
         .as_str()
         .is_some_and(|local| local.starts_with("fe80:"));
-    is_flag || is_link_local
+    is_flag || is_link_local || is_expiring(item)
+}
+
+/// An element of a set or map that has been given its last millisecond.
+fn is_expiring(item: &Value) -> bool {
+    let of_set = &item["elem"]["expires"];
+    let of_map = &item[0]["elem"]["expires"];
+    !of_set.is_null() || !of_map.is_null()
 }
 
 /// The routes that come and go with link-local addresses.

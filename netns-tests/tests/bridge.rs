@@ -579,7 +579,10 @@ fn p4_iptables_chains_that_the_reference_plugin_made_go_with_the_pod() {
             let who = Attachment::new("c", &pod);
             add(&go, &who);
             assert!(world.exec("iptables-save -t nat").contains("CNI-"));
-            let who = netns.map_or(who.clone(), |path| who.netns(path));
+            let who = match netns {
+                None => who,
+                Some(path) => who.netns(path),
+            };
             go.by(&Cni::weft()).del(&who).ok();
             assert!(
                 !world.exec("iptables-save -t nat").contains("CNI-"),
@@ -806,6 +809,18 @@ fn the_mtu_of_a_bridge_follows_the_configuration_as_far_as_its_pods_allow() {
         }
         add(&network(json!({"mtu": 8950})), &who(0));
         assert_eq!(mtu(), Some(8950));
+    });
+}
+
+#[test]
+fn the_mtu_of_a_bridge_outlives_its_pods() {
+    in_node(|world| {
+        let pod = world.netns("pod");
+        let chain = network(json!({"mtu": 1450}));
+        let who = Attachment::new("c", &pod);
+        add(&chain, &who);
+        chain.del(&who).ok();
+        assert!(world.exec("ip link show cni0").contains("mtu 1450"));
     });
 }
 

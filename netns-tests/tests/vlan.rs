@@ -10,7 +10,7 @@ mod node;
 use std::thread;
 use std::time::Duration;
 
-use node::{GO, LOOK, add, bridge_conf, ip_of, network, reaches};
+use node::{GO, LOOK, add, bridge_conf, ip_of, network};
 use serde_json::{Value, json};
 use weft_netns::{
     Attachment, Chain, Cni, Need, Netns, Verb, Watch, World, in_world, ping, skip_unless,
@@ -18,8 +18,8 @@ use weft_netns::{
 
 /// How long nothing must come where nothing may come.
 const SILENCE: Duration = Duration::from_millis(700);
-/// What software emulation may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What software emulation on a busy machine may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn in_vlan_node(needs: &[Need], test: impl FnOnce(&World)) {
     if skip_unless(needs) && skip_unless(&[Need::vlan_filtering()]) {
@@ -69,6 +69,14 @@ fn answers(from: &Netns, ip: &str) {
     let ip = ip.parse().expect("an address");
     if let Err(why) = from.enter(|| ping(ip, PATIENCE)) {
         panic!("{ip} does not answer {}: {why}", from.name());
+    }
+}
+
+/// To the node itself.
+#[track_caller]
+fn reaches(ip: &str) {
+    if let Err(why) = ping(ip.parse().expect("an address"), PATIENCE) {
+        panic!("{ip} does not answer the node: {why}");
     }
 }
 

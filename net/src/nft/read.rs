@@ -1,6 +1,8 @@
 //! What the kernel tells about a ruleset. What it says is kept as it came, and looked into when
 //! asked: so whatever other programs have put there is no obstacle.
 
+use std::time::Duration;
+
 use super::object::{Chain, Family, Table, Value, Verdict};
 use super::wire::{Attrs, text};
 use super::{attr, userdata};
@@ -183,7 +185,14 @@ impl StoredElement {
 
     /// Is about to go by itself.
     pub fn is_expiring(&self) -> bool {
-        self.attrs().find(attr::ELEMENT_EXPIRATION).is_some()
+        self.lifetime().is_some()
+    }
+
+    /// How long it stays at most, if that is bounded.
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.attrs()
+            .be64(attr::ELEMENT_TIMEOUT)
+            .map(Duration::from_millis)
     }
 
     /// In a plain interval set: the key is the first one past a range.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -21,6 +22,8 @@ use crate::socket::{Protocol, Socket};
 pub struct NftSocket {
     socket: Socket,
     send_buffer: usize,
+    /// When the last of what was retired is gone.
+    retired_by: Option<Instant>,
 }
 
 /// Something whose presence can be asked for.
@@ -56,6 +59,7 @@ impl NftSocket {
         Ok(Self {
             socket: Socket::open(Protocol::Netfilter)?,
             send_buffer: DEFAULT_SEND_BUFFER,
+            retired_by: None,
         })
     }
 
@@ -143,8 +147,8 @@ impl NftSocket {
 
     /// The same for elements of mortal sets, which it has expire instead. What is deleted must
     /// wait until no packet can be using it: whoever closes a netfilter socket before that waits
-    /// too, 5 to 20 ms, and every other change of the ruleset with him. What expires is gone as
-    /// soon, and costs nobody anything.
+    /// too, 5 to 20 ms, and every other change of the ruleset with him. What expires goes with the
+    /// next tick of the kernel's clock: see [`NftSocket::wait_for_retired`].
     pub fn retire_owned(
         &mut self,
         elements: &[(Set<'_>, &[u8])],
@@ -156,16 +160,33 @@ impl NftSocket {
                 .expiring();
             transaction.expire_elements(set, &[last]);
         })?;
-        // Kernels before 6.12 take the new lifetime without a word and forget it.
-        let immortal = |found: &Option<Found>| matches!(found, Some(Found::Element(element)) if !element.is_expiring());
         let objects: Vec<_> = retired
             .iter()
             .map(|(set, key)| Object::Element(*set, key))
             .collect();
-        if !objects.is_empty() && self.find(&objects)?.found.iter().any(immortal) {
-            self.delete_owned(elements, is_ours)?;
+        if objects.is_empty() {
+            return Ok(0);
+        }
+        let now = Instant::now();
+        for found in self.find(&objects)?.found {
+            let Some(Found::Element(element)) = found else {
+                continue;
+            };
+            let Some(left) = element.lifetime() else {
+                // Kernels before 6.12 take the new lifetime without a word and forget it.
+                self.delete_owned(elements, is_ours)?;
+                break;
+            };
+            self.retired_by = self.retired_by.max(Some(now + left));
         }
         Ok(retired.len())
+    }
+
+    /// Returns when all that was retired is gone: at once, or within a tick of the kernel's clock.
+    pub fn wait_for_retired(&mut self) {
+        if let Some(gone) = self.retired_by.take() {
+            std::thread::sleep(gone.saturating_duration_since(Instant::now()));
+        }
     }
 
     /// Changes those of the elements that are there and that `is_ours` says yes to, at the very

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use weft_net::Rtnl;
 use weft_net::route::{Address, Requests, Route, RouteFilter, Scope};
 
-use crate::world::{in_fresh_namespace, json, one, veth};
+use crate::world::{eventually, in_fresh_namespace, json, one, veth};
 
 /// v1, up, with 10.1.0.2/24 and fd00::2/64; returns its index.
 fn link_with_addresses(rtnl: &mut Rtnl) -> u32 {
@@ -243,5 +243,22 @@ fn routes_of_other_links_do_not_leave_the_kernel_and_an_unknown_table_is_empty()
             };
             assert_eq!(rtnl.routes(filter).unwrap(), []);
         }
+    });
+}
+
+#[test]
+fn the_way_to_an_address_tells_the_link_and_whether_it_is_our_own() {
+    in_fresh_namespace(|| {
+        let mut rtnl = Rtnl::open().unwrap();
+        let link = link_with_addresses(&mut rtnl);
+        let to = |address: &str| address.parse().unwrap();
+        for (own, other) in [("10.1.0.2", "10.1.0.9"), ("fd00::2", "fd00::9")] {
+            // The kernel makes an IPv6 address's own route a moment after the address.
+            eventually(|| rtnl.way_to(to(own)).is_ok_and(|way| way.is_local));
+            let way = rtnl.way_to(to(other)).unwrap();
+            assert_eq!((way.link, way.is_local), (link, false));
+        }
+        let nowhere = rtnl.way_to(to("192.0.2.1")).unwrap_err();
+        assert_eq!(nowhere.errno(), Some(Errno::NETUNREACH));
     });
 }

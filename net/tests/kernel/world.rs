@@ -94,3 +94,13 @@ pub(crate) fn veth<'a>(name: &'a str, peer: &'a str) -> NewVeth<'a> {
         peer,
     }
 }
+
+/// Asks until it is so; for what the kernel does a moment later, and tells nobody of.
+#[track_caller]
+pub(crate) fn eventually(mut is_so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it never came to be");
+        thread::yield_now();
+    }
+}

@@ -1,7 +1,6 @@
 //! Others change the ruleset at the worst moment.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use weft_net::nft::{
@@ -161,14 +160,8 @@ fn what_is_retired_goes_by_itself_and_what_is_not_ours_stays() {
         let elements = [(map, mine.as_slice()), (map, theirs.as_slice())];
         let retired = nft.retire_owned(&elements, &mut |_, element| element.comment() == OURS);
         assert_eq!(retired.unwrap(), 1);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let left = loop {
-            let left = nft.elements(map).unwrap();
-            if left.len() == 1 || Instant::now() > deadline {
-                break left;
-            }
-            std::thread::yield_now();
-        };
+        nft.wait_for_retired();
+        let left = nft.elements(map).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].comment(), THEIRS);
         assert!(!left[0].is_expiring());

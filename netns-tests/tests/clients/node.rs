@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -66,14 +67,16 @@ pub(crate) fn can_run(tools: &[Need]) -> bool {
 }
 
 fn may_make_cgroups() -> bool {
+    static PROBED: OnceLock<bool> = OnceLock::new();
     let probe = format!("weft-probe-{}", std::process::id());
-    // Version 2 alone, or a hierarchy of version 1.
-    ["", "pids"].iter().any(|hierarchy| {
+    let can_make = |hierarchy: &str| {
         let dir = Path::new("/sys/fs/cgroup").join(hierarchy).join(&probe);
         let is_cgroup = fs::create_dir(&dir).is_ok() && dir.join("cgroup.procs").exists();
         let _ = fs::remove_dir(dir);
         is_cgroup
-    })
+    };
+    // Version 2 alone, or a hierarchy of version 1.
+    *PROBED.get_or_init(|| can_make("") || can_make("pids"))
 }
 
 impl<'w> Node<'w> {

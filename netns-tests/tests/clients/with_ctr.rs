@@ -1,6 +1,6 @@
 //! `ctr run --cni`: no port mappings of its own, DEL with an empty CNI_NETNS.
 use serde_json::json;
-use weft_netns::{in_world, wait_until};
+use weft_netns::{in_world, wait_for, wait_until};
 
 use crate::containerd::{Containerd, TOOLS};
 use crate::image::{IMAGE, PROGRAM};
@@ -57,8 +57,12 @@ fn live(node: &Node<'_>, containerd: &Containerd) -> Vec<String> {
         tasks.contains("RUNNING")
     });
     node.assert_mapped(PORTS, |args| {
-        let exec = containerd.ctr(&["task", "exec", "--exec-id", "inside", name, PROGRAM]);
-        exec.args(args).run().ok().stdout
+        let exec = ["task", "exec", "--exec-id", "inside", name, PROGRAM];
+        let exec = containerd.ctr(&exec).args(args);
+        // ctr loses the output of what ends sooner than ctr has begun to copy it.
+        wait_for("ctr shows what was printed", PATIENCE, || {
+            Some(exec.run().ok().stdout).filter(|printed| !printed.is_empty())
+        })
     });
     containerd
         .ctr(&["task", "kill", "--signal", "SIGKILL", name])

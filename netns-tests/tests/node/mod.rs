@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use weft_netns::{Attachment, Chain, Cni, Need, ping};
 
-pub const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// What a look at the node needs.
-pub const LOOK: [Need; 2] = [Need::Tool("ip"), Need::Tool("nft")];
+pub(crate) const LOOK: [Need; 2] = [Need::Tool("ip"), Need::Tool("nft")];
 
 /// What the reference plugins need.
-pub const GO: [Need; 4] = [
+pub(crate) const GO: [Need; 4] = [
     Need::Tool("ip"),
     Need::Tool("nft"),
     Need::Tool("iptables"),
@@ -20,7 +20,7 @@ pub const GO: [Need; 4] = [
 ];
 
 /// A bridge network 10.22.0.0/24 with everything that most networks have, changed by `change`.
-pub fn bridge_conf(version: &str, change: Value) -> Value {
+pub(crate) fn bridge_conf(version: &str, change: Value) -> Value {
     let mut conf = json!({
         "cniVersion": version, "name": "net", "type": "bridge", "bridge": "cni0",
         "isDefaultGateway": true, "ipMasq": true,
@@ -35,37 +35,37 @@ pub fn bridge_conf(version: &str, change: Value) -> Value {
     conf
 }
 
-pub fn network(change: Value) -> Chain {
+pub(crate) fn network(change: Value) -> Chain {
     Chain::new(&Cni::weft(), bridge_conf("1.0.0", change))
 }
 
 /// The `number`th address, counted from 0, that the pod was given, without its prefix length.
 #[track_caller]
-pub fn ip_of(result: &Value, number: usize) -> String {
+pub(crate) fn ip_of(result: &Value, number: usize) -> String {
     let address = result["ips"][number]["address"].as_str();
     let address = address.unwrap_or_else(|| panic!("no address {number} in {result}"));
     address.split('/').next().unwrap_or_default().to_owned()
 }
 
 #[track_caller]
-pub fn add(chain: &Chain, who: &Attachment) -> Value {
+pub(crate) fn add(chain: &Chain, who: &Attachment) -> Value {
     chain.add(who).ok().result()
 }
 
 #[track_caller]
-pub fn reaches(ip: &str) {
+pub(crate) fn reaches(ip: &str) {
     if let Err(why) = ping(ip.parse().expect("an address"), SECOND) {
         panic!("{ip} does not answer: {why}");
     }
 }
 
-pub fn sysctl(key: &str) -> String {
+pub(crate) fn sysctl(key: &str) -> String {
     let path = format!("/proc/sys/{key}");
     let value = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     value.trim_end().to_owned()
 }
 
-pub fn set_sysctl(key: &str, value: &str) {
+pub(crate) fn set_sysctl(key: &str, value: &str) {
     let path = format!("/proc/sys/{key}");
     std::fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
 }

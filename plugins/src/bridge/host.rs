@@ -26,7 +26,8 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
         name: &plan.bridge,
         // An address given at birth stays: without one it changes as ports come and go.
         mac: Some(random_mac()),
-        mtu: plan.mtu,
+        // Given at birth it would follow the ports that come and go; set later, it stays.
+        mtu: None,
         vlan_filtering: plan.vlans.is_some().then_some(true),
         promisc: plan.promiscuous,
     };

@@ -84,6 +84,7 @@ pub(super) fn collect(network: &str, marks: &[String], living: &Attachments) -> 
         reference::collect_masquerade(&mut nft, &mark, marks).told(),
         Masquerade::gc(network, living, &Host::here()),
     ];
+    nft.wait_for_retired();
     Error::all(collected.into_iter().filter_map(Result::err).collect())
 }
 

@@ -30,9 +30,11 @@ pub(super) fn remove(call: &Call) -> Result<()> {
     if let Some(ipam) = ipam {
         failures.extend(ipam.del(call).err());
     }
-    // Closing a netfilter socket waits until nothing can use what was deleted any more: that time
+    // Both what was retired and, on older kernels, what was deleted takes its time to be gone. It
     // has passed while the links went.
-    drop(nft);
+    if let Ok(mut nft) = nft {
+        nft.wait_for_retired();
+    }
     Error::all(failures)
 }
 

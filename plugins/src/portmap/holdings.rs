@@ -81,10 +81,6 @@ impl Holdings {
         Ok(holdings)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty() && !self.has_conditions
-    }
-
     pub(super) fn delete_all(&self, transaction: &mut Transaction) {
         delete(transaction, &self.places);
         self.delete_conditions(transaction);

@@ -26,7 +26,7 @@ use weft_net::nft::{NftSocket, Object};
 
 use self::{
     by_iptables::Ports,
-    conf::{Backend, Masquerade, Plan, Published},
+    conf::{Backend, Mark, Masquerade, Plan, Published},
     entry::Wanted,
     holdings::Mapped,
     publish::TakenOver,
@@ -89,21 +89,21 @@ impl Plugin for Portmap {
             return Ok(());
         }
         let owner = Owner::of(call);
-        let mark_bit = match &plan.backend {
-            Backend::Iptables(mark) => {
-                return Ports::of(&plan, mark)?
-                    .of_owner(&owner)
-                    .check(&Host::here());
+        let missing = |fault| Error::internal(format!("the pod's ports are not mapped: {fault}"));
+        match &plan.backend {
+            Backend::Iptables(mark) => Ports::of(&plan, mark)?
+                .of_owner(&owner)
+                .check(&Host::here()),
+            Backend::Nftables { mark_bit } => {
+                let wanted = wanted(&owner, &plan, *mark_bit, &published);
+                let mut nft = NftSocket::open().told()?;
+                match publish::first_fault(&mut nft, &wanted).told()? {
+                    Some(fault) if !is_mapped_by_reference(&mut nft, &wanted, &plan, *mark_bit) => {
+                        Err(missing(fault))
+                    }
+                    _ => Ok(()),
+                }
             }
-            Backend::Nftables { mark_bit } => *mark_bit,
-        };
-        let wanted = wanted(&owner, &plan, mark_bit, &published);
-        let fault = NftSocket::open().and_then(|mut nft| publish::first_fault(&mut nft, &wanted));
-        match fault.told()? {
-            None => Ok(()),
-            Some(fault) => Err(Error::internal(format!(
-                "the pod's ports are not mapped: {fault}"
-            ))),
         }
     }
 
@@ -203,13 +203,30 @@ fn publish(wanted: &Wanted<'_>, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// A pod that the reference plugin wired before us is none the worse for it.
+fn is_mapped_by_reference(
+    nft: &mut NftSocket,
+    wanted: &Wanted<'_>,
+    plan: &Plan,
+    mark_bit: u8,
+) -> bool {
+    let in_nftables = reference::has_rules_for(nft, wanted).unwrap_or_default();
+    let mut in_iptables = || {
+        let is_there = reference::has_chain_of(nft, wanted.owner).unwrap_or_default();
+        let ports = Ports::of(plan, &Mark::Bit(mark_bit));
+        is_there
+            && ports.is_ok_and(|ports| ports.of_owner(wanted.owner).check(&Host::here()).is_ok())
+    };
+    in_nftables || in_iptables()
+}
+
 /// What was published is added to `mapped`.
 fn unpublish(call: &Call, owner: &Owner, mapped: &mut Vec<Mapped>) -> Result<()> {
     let mut nft = NftSocket::open().told()?;
     let tables = reference::TABLES.map(Object::Table);
     let holdings = match publish::withdraw(&mut nft, &owner.mark(), &guesses(call), &tables) {
         // A kernel without nftables has nothing to give up.
-        Err(error) if error.is_not_supported() => return Ok(()),
+        Err(error) if lacks_nftables(&error) => return Ok(()),
         done => done
             .told()
             .map_err(|error| error.within("cannot unmap the pod's ports"))?,
@@ -226,7 +243,13 @@ fn unpublish(call: &Call, owner: &Owner, mapped: &mut Vec<Mapped>) -> Result<()>
                 .err()
         })
         .collect();
+    nft.wait_for_retired();
     Error::all(failures)
+}
+
+fn lacks_nftables(error: &weft_net::Error) -> bool {
+    // What nfnetlink answers for a subsystem that nobody has registered.
+    error.is_not_supported() || error.errno() == Some(rustix::io::Errno::INVAL)
 }
 
 /// What is known of the mappings only makes it cheaper.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rustix::io::Errno;
 use weft_net::{
     Result,
-    nft::{Found, NftSocket, Object, StoredElement, Transaction},
+    nft::{Element, Found, NftSocket, Object, Set, StoredElement, Transaction},
 };
 
 use super::{
@@ -27,6 +27,9 @@ pub(super) struct TakenOver {
 /// has is taken over: the newest wins, since an old owner may have gone without a word.
 pub(super) fn publish(nft: &mut NftSocket, wanted: &Wanted<'_>) -> Result<Vec<TakenOver>> {
     let entries = wanted.entries();
+    if !wanted.has_conditions && create(nft, &entries)? {
+        return Ok(Vec::new());
+    }
     again(|| publish_once(nft, wanted, &entries))
 }
 
@@ -39,10 +42,17 @@ pub(super) fn withdraw(
 ) -> Result<Holdings> {
     again(|| {
         let holdings = Holdings::look(nft, mark, guesses, others)?;
-        if !holdings.is_empty() {
+        if holdings.has_conditions {
             let mut transaction = Transaction::at(holdings.generation);
             holdings.delete_all(&mut transaction);
             nft.commit(transaction)?;
+        } else {
+            let elements: Vec<(Set<'_>, &[u8])> = holdings
+                .places
+                .iter()
+                .map(|place| (place.set(), place.key.as_slice()))
+                .collect();
+            nft.retire_owned(&elements, &mut |_, element| mark_of(element) == mark)?;
         }
         Ok(holdings)
     })
@@ -81,6 +91,18 @@ pub(super) fn first_fault(nft: &mut NftSocket, wanted: &Wanted<'_>) -> Result<Op
     let found = nft.find(&objects)?.found;
     let mut pairs = entries.iter().zip(&found);
     Ok(pairs.find_map(|(entry, found)| entry.fault(&mark, found.as_ref())))
+}
+
+/// The ordinary case: all that the elements rest on stands, and nothing stands in their place. No
+/// look is needed, for else the kernel refuses.
+fn create(nft: &mut NftSocket, entries: &[Entry]) -> Result<bool> {
+    let mut transaction = Transaction::new();
+    skeleton::require(&mut transaction);
+    add(&mut transaction, entries);
+    match nft.commit(transaction) {
+        Err(error) if error.exists() || error.errno() == Some(Errno::NOENT) => Ok(false),
+        done => done.map(|()| true),
+    }
 }
 
 fn publish_once(
@@ -127,9 +149,7 @@ fn publish_once(
     if wanted.has_conditions {
         lay_rules(&mut transaction, wanted);
     }
-    for entry in entries {
-        transaction.create_elements(entry.place.set(), &[entry.element()]);
-    }
+    add(&mut transaction, entries);
     nft.commit(transaction)?;
     Ok(taken_over(&wanted.owner.mark(), &standing))
 }
@@ -199,6 +219,16 @@ fn make_room(
     Ok(())
 }
 
+/// In one message for each set, in which each element would fail if it stood.
+fn add(transaction: &mut Transaction, entries: &[Entry]) {
+    let mut entries: Vec<&Entry> = entries.iter().collect();
+    entries.sort_by(|a, b| a.place.set.cmp(&b.place.set));
+    for of_set in entries.chunk_by(|a, b| a.place.set == b.place.set) {
+        let elements: Vec<Element<'_>> = of_set.iter().map(|entry| entry.element()).collect();
+        transaction.create_elements(of_set[0].place.set(), &elements);
+    }
+}
+
 fn lay_rules(transaction: &mut Transaction, wanted: &Wanted<'_>) {
     let [_, targets] = chains_of(&wanted.owner.mark());
     let chain = TABLE.chain(&targets);
@@ -211,7 +241,8 @@ fn lay_rules(transaction: &mut Transaction, wanted: &Wanted<'_>) {
 fn taken_over(mark: &str, standing: &[(&Entry, &StoredElement)]) -> Vec<TakenOver> {
     let others = standing
         .iter()
-        .filter(|(_, element)| mark_of(element) != mark);
+        // What is about to go by itself is nobody's any more.
+        .filter(|(_, element)| mark_of(element) != mark && !element.is_expiring());
     others
         .filter_map(|(entry, element)| {
             Some(TakenOver {
@@ -233,9 +264,11 @@ pub(super) fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
             done => return done,
         };
         left = match error.errno() {
-            Some(Errno::RESTART | Errno::EXIST) => left - 1,
-            // A kernel that lacks a module says so too, every time.
-            Some(Errno::NOENT) => left.min(LAST_ATTEMPTS) - 1,
+            Some(Errno::RESTART) => left - 1,
+            // It may also be that somebody else has something of that name, for ever.
+            Some(Errno::EXIST) => left.min(ATTEMPTS_TO_CREATE) - 1,
+            // A kernel that lacks a module says so too.
+            Some(Errno::NOENT) => left.min(ATTEMPTS_TO_BUILD_UPON) - 1,
             _ => return Err(error),
         };
         std::thread::yield_now();
@@ -244,4 +277,5 @@ pub(super) fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
 
 /// Each round that is lost, somebody else has won: enough for hundreds of them.
 const ATTEMPTS: usize = 500;
-const LAST_ATTEMPTS: usize = 3;
+const ATTEMPTS_TO_CREATE: usize = 50;
+const ATTEMPTS_TO_BUILD_UPON: usize = 3;

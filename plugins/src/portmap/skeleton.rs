@@ -42,6 +42,11 @@ pub(super) const OWNERS: Set<'static> = TABLE.set("owners");
 /// Stands if and only if all of the skeleton does, in this form.
 pub(super) const VERSION: Chain<'static> = TABLE.chain("version_1");
 
+/// Makes the transaction fail with `ENOENT` unless the skeleton stands. The chain has no rules.
+pub(super) fn require(transaction: &mut Transaction) {
+    transaction.flush_chain(VERSION);
+}
+
 /// The map from keys of a kind to pods.
 pub(super) fn map(kind: Kind) -> Set<'static> {
     TABLE.set(kind.name())
@@ -116,8 +121,12 @@ impl Group {
         }
         for kind in self.kinds() {
             let set = group_set(kind, &name);
-            transaction.create_set(TABLE.set(&set), &SetSpec::set(kind.key_type()));
-            let rule = [expr::in_set(selectors(kind), &set), expr::jump(&chain)];
+            transaction.create_set(TABLE.set(&set), &SetSpec::set(kind.key_type()).mortal());
+            let rule = [
+                family(self.is_ipv6),
+                expr::in_set(selectors(kind), &set),
+                expr::jump(&chain),
+            ];
             transaction.add_rule(marks(kind), &rule, "");
         }
     }
@@ -141,14 +150,14 @@ impl Group {
 
     fn rules(&self) -> Vec<Vec<Expr>> {
         let set = expr::set_mark(1 << self.bit, 1 << self.bit);
-        let source = |net| Selector::saddr(self.is_ipv6).network(Op::Eq, net);
+        let from = |net| {
+            let source = Selector::saddr(self.is_ipv6).network(Op::Eq, net);
+            vec![family(self.is_ipv6), source, set.clone()]
+        };
         match self.subnet {
             None => vec![vec![set]],
-            Some(net) if self.is_ipv6 => vec![vec![source(net), set]],
-            Some(net) => vec![
-                vec![source(net), set.clone()],
-                vec![source(loopback()), set],
-            ],
+            Some(net) if self.is_ipv6 => vec![from(net)],
+            Some(net) => vec![from(net), from(loopback())],
         }
     }
 }
@@ -173,11 +182,11 @@ pub(super) fn lay(transaction: &mut Transaction, standing: Option<&[StoredChain]
     for kind in Kind::ALL {
         let address = DataType::ip(kind.is_ipv6());
         let data = [address, DataType::SERVICE];
-        transaction.add_set(map(kind), &SetSpec::map(kind.key_type(), &data));
+        transaction.add_set(map(kind), &SetSpec::map(kind.key_type(), &data).mortal());
         transaction.add_set(conditional(kind), &SetSpec::verdict_map(kind.key_type()));
         transaction.add_chain(marks(kind), None);
     }
-    transaction.add_set(OWNERS, &SetSpec::set(&index::KEY_TYPE));
+    transaction.add_set(OWNERS, &SetSpec::set(&index::KEY_TYPE).mortal());
     for (chain, base, _) in chains() {
         transaction.add_chain(chain, base);
         transaction.flush_chain(chain);
@@ -229,6 +238,7 @@ fn chains() -> Vec<ChainPlan> {
     // Nobody can answer ::1 from a pod: left alone, a client gets its refusal at once, and most
     // then try 127.0.0.1.
     let mut look_ups_6 = vec![vec![
+        expr::ipv6(),
         Selector::IP6_DADDR.is(&octets(Ipv6Addr::LOCALHOST.into())),
         expr::return_(),
     ]];
@@ -256,9 +266,13 @@ fn look_ups(one: Kind, any: Kind) -> Vec<Vec<Expr>> {
     let of_kind = |kind: Kind| {
         let selectors = selectors(kind);
         [
-            vec![expr::vmap(selectors, conditional(kind).name)],
+            vec![
+                family(kind.is_ipv6()),
+                expr::vmap(selectors, conditional(kind).name),
+            ],
             vec![expr::jump(marks(kind).name)],
             vec![
+                family(kind.is_ipv6()),
                 expr::map(selectors, map(kind).name),
                 expr::dnat_to_mapped(kind.is_ipv6(), true),
             ],
@@ -304,6 +318,11 @@ const fn nat(hook: Hook, priority: i32) -> Base {
     }
 }
 
+/// Not needed where it stands, but nft names the fields of addresses only behind it.
+fn family(is_ipv6: bool) -> Expr {
+    if is_ipv6 { expr::ipv6() } else { expr::ipv4() }
+}
+
 const HOSTPORTS: Chain<'static> = TABLE.chain("hostports");
 const HOSTPORTS_4: Chain<'static> = TABLE.chain("hostports4");
 const HOSTPORTS_6: Chain<'static> = TABLE.chain("hostports6");
@@ -316,3 +335,35 @@ const GUARD: Base = Base {
 };
 /// Always the first link of a namespace.
 const LOOPBACK_LINK: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(subnet: Option<&str>, is_ipv6: bool) -> Group {
+        Group {
+            bit: 13,
+            is_ipv6,
+            subnet: subnet.map(|subnet| subnet.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_groups_name_is_one_that_nft_takes_and_tells_its_family() {
+        for (group, name) in [
+            (group(Some("10.1.2.3/16"), false), "13_10.1.0.0_16"),
+            (group(Some("fd01::2/64"), true), "13_fd01___64"),
+            (group(None, false), "13_all4"),
+            (group(None, true), "13_all6"),
+        ] {
+            assert_eq!(group.name(), name);
+            for kind in Kind::ALL {
+                assert_eq!(
+                    is_group_of(kind, name),
+                    kind.is_ipv6() == group.is_ipv6,
+                    "{name}"
+                );
+            }
+        }
+    }
+}
