@@ -22,7 +22,8 @@ const SLOTS: usize = 32;
 const NO_DIRECTORY: u8 = 255;
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELNEIGH: u8 = 29;
+const RTM_DELNEIGH: u16 = 29;
+const NFT_SUBSYSTEM: u16 = 10;
 const NFT_MSG_NEWGEN: u16 = 0xa0f;
 
 fn main() -> ExitCode {
@@ -48,13 +49,13 @@ fn carry_out() -> io::Result<()> {
     while !script.0.is_empty() {
         floor.step(&mut script)?;
     }
-    // The kernel must have refused what it refused our plugin, and nothing else.
+    // The kernel must have refused the changes that it refused our plugin, and no others.
     if floor.refusals == refusals {
         return Ok(());
     }
     let answers = floor.refusals;
     Err(Error::other(format!(
-        "the kernel refused {answers} messages, recorded were {refusals}"
+        "the kernel refused {answers} changes, recorded were {refusals}"
     )))
 }
 
@@ -149,8 +150,7 @@ impl Floor {
         let four = |at: usize| [buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]];
         match u16::from_ne_bytes([buffer[4], buffer[5]]) {
             NLMSG_ERROR if four(16) == [0; 4] => {}
-            // The neighbour may be gone already.
-            NLMSG_ERROR if buffer[24] == RTM_DELNEIGH => {}
+            NLMSG_ERROR if depends_on_time(u16::from_ne_bytes([buffer[24], buffer[25]])) => {}
             NLMSG_ERROR => self.refusals += 1,
             RTM_NEWLINK if learn_port => self.port = four(20),
             NFT_MSG_NEWGEN => self.generation = four(24),
@@ -194,6 +194,15 @@ impl Floor {
             _ => Err(Error::other("there is no socket")),
         }
     }
+}
+
+/// Questions about what expires, and neighbours that may be gone already.
+fn depends_on_time(message: u16) -> bool {
+    let is_question = match message >> 8 {
+        NFT_SUBSYSTEM => message % 256 % 3 == 1,
+        _ => message % 4 == 2,
+    };
+    is_question || message == RTM_DELNEIGH
 }
 
 struct Script<'a>(&'a [u8]);
