@@ -9,6 +9,7 @@ mod process;
 mod record;
 mod report;
 mod rows;
+mod strace;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

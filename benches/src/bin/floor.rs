@@ -5,18 +5,25 @@
 //! written below /proc/sys, the address's reservation under its lock, and as many bytes of result.
 //! It parses no JSON, decides nothing, reads no settings and keeps no index. `record.rs` makes
 //! the script and says how it is laid out.
-use std::io::{self, Error, Read, Write};
+use std::io::{self, Error, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
 use netlink_sys::Socket;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const SLOTS: usize = 32;
 const NO_DIRECTORY: u8 = 255;
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELNEIGH: u16 = 29;
+const NFT_SUBSYSTEM: u16 = 10;
 const NFT_MSG_NEWGEN: u16 = 0xa0f;
 
 fn main() -> ExitCode {
@@ -42,13 +49,13 @@ fn carry_out() -> io::Result<()> {
     while !script.0.is_empty() {
         floor.step(&mut script)?;
     }
-    // The kernel must have refused what it refused our plugin, and nothing else.
+    // The kernel must have refused the changes that it refused our plugin, and no others.
     if floor.refusals == refusals {
         return Ok(());
     }
     let answers = floor.refusals;
     Err(Error::other(format!(
-        "the kernel refused {answers} messages, recorded were {refusals}"
+        "the kernel refused {answers} changes, recorded were {refusals}"
     )))
 }
 
@@ -110,6 +117,7 @@ impl Floor {
                 rustix::fs::linkat(CWD, from, dir, name, AtFlags::SYMLINK_FOLLOW)?;
             }
             b'u' => rustix::fs::unlinkat(self.fd(slot)?, script.bytes(), AtFlags::empty())?,
+            b'x' => self.leave(slot)?,
             b'c' => self.slots[usize::from(slot)] = None,
             _ => return Err(Error::other("no such step")),
         }
@@ -141,11 +149,35 @@ impl Floor {
         self.socket(slot)?.recv(&mut room, 0)?;
         let four = |at: usize| [buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]];
         match u16::from_ne_bytes([buffer[4], buffer[5]]) {
-            NLMSG_ERROR if four(16) != [0; 4] => self.refusals += 1,
+            NLMSG_ERROR if four(16) == [0; 4] => {}
+            NLMSG_ERROR if depends_on_time(u16::from_ne_bytes([buffer[24], buffer[25]])) => {}
+            NLMSG_ERROR => self.refusals += 1,
             RTM_NEWLINK if learn_port => self.port = four(20),
             NFT_MSG_NEWGEN => self.generation = four(24),
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Has the kernel close the socket in its own time, as our plugins do.
+    fn leave(&mut self, slot: u8) -> io::Result<()> {
+        let (out, into) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let left = [into.as_fd(), self.socket(slot)?.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&left));
+        sendmsg(
+            &out,
+            &[IoSlice::new(b"x")],
+            &mut control,
+            SendFlags::empty(),
+        )?;
+        self.slots[usize::from(slot)] = None;
         Ok(())
     }
 
@@ -162,6 +194,15 @@ impl Floor {
             _ => Err(Error::other("there is no socket")),
         }
     }
+}
+
+/// Questions about what expires, and neighbours that may be gone already.
+fn depends_on_time(message: u16) -> bool {
+    let is_question = match message >> 8 {
+        NFT_SUBSYSTEM => message % 256 % 3 == 1,
+        _ => message % 4 == 2,
+    };
+    is_question || message == RTM_DELNEIGH
 }
 
 struct Script<'a>(&'a [u8]);

@@ -12,7 +12,7 @@ use crate::{Bench, ms};
 
 pub(crate) const NAME: &str = "host-local";
 
-const ROUNDS: u16 = 41;
+const ROUNDS: u16 = 101;
 /// The first call builds the index; it is not counted.
 const WARM_UP: u16 = 3;
 const TAKEN: [u32; 3] = [0, 5_000, 60_000];

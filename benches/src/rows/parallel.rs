@@ -20,10 +20,8 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) {
     let count = if bench.quick { QUICK_PODS } else { PODS };
     let weft = CniPeer::weft(&bench.world, "weft-busy");
     let go = CniPeer::go(&bench.world, "go-busy");
-    for _ in 0..if bench.quick { 1 } else { 2 } {
-        for peer in [&weft, &go] {
-            start_and_stop(bench, report, peer, count);
-        }
+    for peer in [&weft, &go] {
+        start_and_stop(bench, report, peer, count);
     }
     let throughput = report.ratio(NAME, "pods added and deleted", "weft", "go");
     report.judge(

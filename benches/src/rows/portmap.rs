@@ -10,7 +10,7 @@ use crate::{Bench, ms};
 
 pub(crate) const NAME: &str = "portmap";
 
-const ROUNDS: u16 = 41;
+const ROUNDS: u16 = 101;
 const WARM_UP: u16 = 3;
 const MAPPINGS: [u16; 2] = [1, 5_000];
 /// The many are made by pods with this many ports each.
