@@ -1,5 +1,5 @@
 //! The report as a picture: bars on a logarithmic axis, drawn by hand.
-use crate::report::{Figure, Report, Unit, number};
+use crate::report::{Figure, Report, Unit, number, place_of};
 
 /// The figures worth a bar, and what to call them.
 const GROUPS: &[(&str, &str, &str)] = &[
@@ -62,25 +62,21 @@ pub(crate) fn svg(report: &Report) -> String {
 
 fn figures<'a>(report: &'a Report, row: &str, what: &str) -> Vec<&'a Figure> {
     let wanted = |f: &&Figure| f.row == row && f.what == what && f.unit == Unit::Milliseconds;
-    report.figures.iter().filter(wanted).collect()
+    let mut figures: Vec<_> = report.figures.iter().filter(wanted).collect();
+    figures.sort_by_key(|figure| place_of(&figure.who));
+    figures
 }
 
 fn bar(axis: &Axis, y: f64, figure: &Figure) -> String {
     let (who, median) = (&figure.who, figure.samples.median());
     let width = axis.place(median) - LEFT;
     let height = BAR - 2.0;
-    let label = text(
-        LEFT + width + 5.0,
-        y + 8.5,
-        "start",
-        "v",
-        &format!("{} ms", number(median)),
-    );
+    let label = text(LEFT + width + 5.0, y + 8.5, "start", "v", &time(median));
     format!(
         "<rect class=\"{who}\" x=\"{LEFT}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\">\
-         <title>{who}: median {} ms, minimum {} ms</title></rect>\n{label}",
-        number(median),
-        number(figure.samples.min()),
+         <title>{who}: median {}, minimum {}</title></rect>\n{label}",
+        time(median),
+        time(figure.samples.min()),
     )
 }
 
@@ -117,18 +113,26 @@ impl Axis {
                 "<line class=\"g\" x1=\"{x:.1}\" y1=\"{}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\"/>\n",
                 TOP - 6.0
             );
-            lines += &text(x, bottom + 14.0, "middle", "v", &axis_label(value));
+            lines += &text(x, bottom + 14.0, "middle", "v", &time(value));
         }
         lines
     }
 }
 
-fn axis_label(milliseconds: f64) -> String {
-    if milliseconds >= 1000.0 {
-        format!("{} s", number(milliseconds / 1000.0))
+/// As one would say it: 0.5 ms, 36.7 s.
+fn time(milliseconds: f64) -> String {
+    let (value, unit) = if milliseconds >= 1000.0 {
+        (milliseconds / 1000.0, "s")
     } else {
-        format!("{} ms", number(milliseconds))
-    }
+        (milliseconds, "ms")
+    };
+    let text = number(value);
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text} {unit}")
 }
 
 fn text(x: f64, y: f64, anchor: &str, class: &str, words: &str) -> String {

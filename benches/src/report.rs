@@ -191,6 +191,7 @@ impl Report {
                 whats.push((&figure.what, figure.unit));
             }
         }
+        whos.sort_by_key(|who| place_of(who));
         let mut text = format!("  {:<26}", "min / median");
         for who in &whos {
             text += &format!("{who:>22}");
@@ -259,6 +260,15 @@ impl Verdict {
             "target": self.bound.text(), "met": self.is_met(),
         })
     }
+}
+
+/// The contestants in the order in which they are shown.
+pub(crate) fn place_of(who: &str) -> usize {
+    let order = ["weft", "floor", "go", "netavark"];
+    order
+        .iter()
+        .position(|known| *known == who)
+        .unwrap_or(order.len())
 }
 
 /// Three significant digits.

@@ -16,6 +16,7 @@ const MAPPINGS: [u16; 2] = [1, 5_000];
 /// The many are made by pods with this many ports each.
 const PORTS_A_POD: u16 = 50;
 const FIRST_PORT: u16 = 20_000;
+const FRESH_PORT: u16 = 8_000;
 const FLAT: f64 = 1.3;
 
 pub(crate) fn run(bench: &Bench, report: &mut Report) {
@@ -23,7 +24,9 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) {
     let nodes = MAPPINGS.map(|mappings| (node(bench, mappings, &netns), mappings));
     for number in 0..WARM_UP + bench.rounds(ROUNDS) {
         for (peer, mappings) in &nodes {
-            let mut pod = mapped(&format!("pod-{number}"), &netns, 8080, 1);
+            // A port that another pod had a moment ago is another story.
+            let port = FRESH_PORT + number;
+            let mut pod = mapped(&format!("pod-{number}"), &netns, port, 1);
             let (add, del) = peer.node.enter(|| {
                 let add = peer.add_after(&mut pod);
                 (add, peer.del(&pod))

@@ -12,8 +12,8 @@ use crate::report::{Bound, Report, Unit};
 
 pub(crate) const NAME: &str = "throughput";
 
-const ROUNDS: u16 = 12;
-const MOMENT: Duration = Duration::from_millis(700);
+const ROUNDS: u16 = 24;
+const MOMENT: Duration = Duration::from_millis(350);
 /// Slow start and the first wake-ups are not counted.
 const RUN_UP: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 128 << 10;
