@@ -60,6 +60,14 @@ impl Error {
         )
     }
 
+    /// There is no route to the address.
+    pub fn is_no_way(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS)
+        )
+    }
+
     /// The object is there already.
     pub fn exists(&self) -> bool {
         self.errno() == Some(Errno::EXIST)

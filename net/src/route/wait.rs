@@ -1,5 +1,7 @@
 //! Waiting for a link to get somewhere, on the kernel's events rather than on a clock.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -21,7 +23,7 @@ impl Rtnl {
         if ready(&found) {
             return Ok(found);
         }
-        self.wait(RTNLGRP_LINK, found.index, timeout, |rtnl| {
+        self.wait_for(Awaited::Link(found.index), timeout, |rtnl| {
             rtnl.link(found.index).map(|link| Some(link).filter(&ready))
         })
     }
@@ -42,28 +44,42 @@ impl Rtnl {
         };
         match settled(self)? {
             Some(()) => Ok(()),
-            None => self.wait(RTNLGRP_IPV6_IFADDR, link, timeout, settled),
+            None => self.wait_for(Awaited::Addresses(link), timeout, settled),
+        }
+    }
+
+    /// Returns when what is sent to `address` is for this host. The kernel makes the route to a new
+    /// IPv6 address a moment after the address, and until then drops what comes for it.
+    pub fn wait_until_local(&mut self, address: IpAddr, timeout: Duration) -> Result<()> {
+        let is_local = move |rtnl: &mut Self| match rtnl.way_to(address) {
+            Ok(way) => Ok(way.is_local.then_some(())),
+            Err(error) if error.is_no_way() => Ok(None),
+            Err(error) => Err(error),
+        };
+        match is_local(self)? {
+            Some(()) => Ok(()),
+            None => self.wait_for(Awaited::Local(address), timeout, is_local),
         }
     }
 
     /// Waits until `look` finds something, looking again after each event of the group that
-    /// concerns the link: one that came before the first look is in what that sees.
-    fn wait<T>(
+    /// concerns what is awaited: one that came before the first look is in what that sees.
+    fn wait_for<T>(
         &mut self,
-        group: u32,
-        link: u32,
+        awaited: Awaited,
         timeout: Duration,
         look: impl FnMut(&mut Self) -> Result<Option<T>>,
     ) -> Result<T> {
+        let group = awaited.group();
         self.socket.subscribe(group)?;
-        let outcome = self.wait_on_events(link, timeout, look);
+        let outcome = self.wait_on_events(awaited, timeout, look);
         let left = self.socket.unsubscribe(group);
         outcome.and_then(|found| left.map(|()| found))
     }
 
     fn wait_on_events<T>(
         &mut self,
-        link: u32,
+        awaited: Awaited,
         timeout: Duration,
         mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
     ) -> Result<T> {
@@ -74,27 +90,60 @@ impl Rtnl {
                 Err(error) if error.errno() != Some(Errno::NOBUFS) => return Err(error),
                 Ok(None) | Err(_) => {}
             }
-            while !self.next_event_concerns(link, deadline, timeout)? {}
+            while !self.next_event_concerns(awaited, deadline, timeout)? {}
         }
     }
 
     fn next_event_concerns(
         &mut self,
-        index: u32,
+        awaited: Awaited,
         deadline: Instant,
         timeout: Duration,
     ) -> Result<bool> {
         if !self.socket.wait(deadline)? {
-            return Err(Error::new(
-                format!("wait for link {index}"),
-                Why::TimedOut(timeout),
-            ));
+            return Err(Error::new(awaited.to_string(), Why::TimedOut(timeout)));
         }
         match self.socket.receive() {
-            Ok(mut messages) => Ok(messages.any(|m| u32_at(m.payload, 4) == Some(index))),
+            Ok(mut messages) => Ok(messages.any(|m| awaited.is_told_by(m.payload))),
             // Events were lost, ours may have been among them.
             Err(error) if error.errno() == Some(Errno::NOBUFS) => Ok(true),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy)]
+enum Awaited {
+    Link(u32),
+    Addresses(u32),
+    Local(IpAddr),
+}
+
+impl Awaited {
+    fn group(self) -> u32 {
+        match self {
+            Self::Link(_) => RTNLGRP_LINK,
+            Self::Addresses(_) => RTNLGRP_IPV6_IFADDR,
+            Self::Local(IpAddr::V4(_)) => RTNLGRP_IPV4_ROUTE,
+            Self::Local(IpAddr::V6(_)) => RTNLGRP_IPV6_ROUTE,
+        }
+    }
+
+    fn is_told_by(self, event: &[u8]) -> bool {
+        match self {
+            Self::Link(index) | Self::Addresses(index) => u32_at(event, 4) == Some(index),
+            Self::Local(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(index) => write!(f, "wait for link {index}"),
+            Self::Addresses(index) => write!(f, "wait for the addresses of link {index}"),
+            Self::Local(address) => write!(f, "wait for the route to the host's own {address}"),
         }
     }
 }
@@ -112,4 +161,6 @@ impl Link {
 }
 
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;

@@ -10,7 +10,13 @@ use weft_net::{
     route::{Link, NewVeth, PortSettings, PortState, Requests, Rtnl, VethPeer},
 };
 
-use super::{addressing, conf::Plan, gateway, host, masquerade, pod, remove::remove, spoof, vlan};
+use super::{
+    addressing,
+    conf::{Gateway, Plan},
+    gateway, host, masquerade, pod,
+    remove::remove,
+    spoof, vlan,
+};
 use crate::{namespace, owner::Owner, told::Told};
 
 pub(super) fn add(call: &Call, plan: &Plan) -> Result<Outcome> {
@@ -113,8 +119,15 @@ impl Wiring<'_> {
             let up = self
                 .host
                 .wait_for_link(port.index, PORT_PATIENCE, lets_frames_through);
-            up.told()?;
+            let up = up.told()?;
             pod::announce(&mut self.pod, pod_link, mac, outcome)?;
+            if plan.gateway != Gateway::No && up.is_forwarding() {
+                let gateway = gateway_link.as_ref().unwrap_or(&bridge);
+                // What more it could wait for, no pod can give it.
+                let _ = self
+                    .host
+                    .wait_for_link(gateway.index, PORT_PATIENCE, Link::is_operational);
+            }
         }
         host::greet(
             &mut self.host,
@@ -197,7 +210,7 @@ impl Wiring<'_> {
         outcome: &Outcome,
     ) -> Result<Option<Link>> {
         let plan = self.plan;
-        if plan.gateway == super::conf::Gateway::No || plan.ipam.is_none() {
+        if plan.gateway == Gateway::No || plan.ipam.is_none() {
             return Ok(None);
         }
         let access = plan.vlans.as_ref().and_then(|vlans| vlans.access);
@@ -254,5 +267,6 @@ fn lets_frames_through(port: &Link) -> bool {
 
 /// Where the pod's own interface stands among the result's.
 const POD_INDEX: usize = 2;
-/// The port comes up with the pod's end; the kernel's own work queue may take its time to say so.
+/// The port comes up with the pod's end, and with its first port the bridge, which drops what the
+/// host sends until then; the kernel's own work queue may take its time over both.
 const PORT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);

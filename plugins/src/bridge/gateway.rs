@@ -1,6 +1,6 @@
 //! The bridge as the pods' gateway: its addresses, and forwarding.
 
-use std::fs;
+use std::{fs, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Error, Outcome, Result, Route};
@@ -42,6 +42,11 @@ pub(super) fn establish(
     }
     if !requests.is_empty() {
         apply(host, requests)?;
+        let addresses = wanted.iter().map(IpNetwork::ip);
+        for address in addresses.filter(IpAddr::is_ipv6) {
+            // A bridge in a routing table of its own has its routes elsewhere: no failure.
+            let _ = host.wait_until_local(address, ROUTE_PATIENCE);
+        }
     }
     forward(&wanted)
 }
@@ -138,3 +143,6 @@ fn set(key: Option<Key>) -> Result<()> {
             ))
     })
 }
+
+/// The first pod pings its gateway at once; the kernel needs a millisecond.
+const ROUTE_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);

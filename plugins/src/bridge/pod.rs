@@ -60,6 +60,12 @@ pub(super) fn configure(
             added => added.told()?,
         }
     }
+    if !plan.leave_pod_link_down {
+        let ips = outcome.ips.iter().map(|ip| ip.address.ip());
+        for ip in ips.filter(IpAddr::is_ipv6) {
+            pod.wait_until_local(ip, ROUTE_PATIENCE).told()?;
+        }
+    }
     Ok(())
 }
 
@@ -134,5 +140,7 @@ fn add_routes(requests: &mut Requests, link: u32, outcome: &Outcome) -> Vec<Tick
     added
 }
 
+/// The kernel does it within a millisecond, or when its work queue gets a turn.
+const ROUTE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Detection takes a second and a bit; the kernel's slowest setting several.
 const DETECTION_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
