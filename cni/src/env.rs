@@ -139,6 +139,8 @@ fn judge_ifname(name: &str) -> Result<()> {
         .any(|c| matches!(c, '/' | ':' | '\0') || c.is_whitespace())
     {
         Some("interface name contains / or : or whitespace characters")
+    } else if name.contains(char::REPLACEMENT_CHARACTER) {
+        Some("interface name contains bytes that are no text")
     } else {
         None
     };

@@ -55,7 +55,7 @@ fn serve(
 ) -> std::result::Result<Option<Value>, Failure> {
     let verb = Verb::parse(command);
     let env = verb
-        .map(|verb| Environment::read(verb, |name| env::var(name).ok()))
+        .map(|verb| Environment::read(verb, variable))
         .transpose()?;
     let conf = Conf::parse(&standard_input()?)?;
     let Some(env) = env else {
@@ -64,6 +64,12 @@ fn serve(
     let version = conf.version();
     let outcome = answer(plugin, &Call { env, conf, suite });
     outcome.map_err(|error| Failure { error, version })
+}
+
+/// Bytes that are no text become a character that no name may contain, so that whoever judges the
+/// variable refuses it.
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 fn answer(plugin: &dyn Plugin, call: &Call) -> Result<Option<Value>> {

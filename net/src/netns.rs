@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs, open};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Error, Result, Why};
@@ -59,12 +60,10 @@ impl Namespace {
     }
 
     fn open_raw(path: &Path) -> Result<Self, Why> {
-        let descriptor = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // Kernels before 3.19 keep namespaces in proc itself.
-        if !matches!(
-            fstatfs(&descriptor)?.f_type.cast_unsigned(),
-            NSFS_MAGIC | PROC_SUPER_MAGIC
-        ) {
+        // Opening a named pipe would wait for somebody who writes.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let descriptor = open(path, flags, Mode::empty())?;
+        if fstatfs(&descriptor)?.f_type.cast_unsigned() != NSFS_MAGIC {
             return Err(Why::NotANamespace);
         }
         let status = fstat(&descriptor)?;
@@ -80,7 +79,11 @@ impl Namespace {
 
     fn move_thread(&self) -> Result<(), Why> {
         let network = Some(LinkNameSpaceType::Network);
-        move_into_link_name_space(self.file.as_fd(), network).map_err(Why::from)
+        match move_into_link_name_space(self.file.as_fd(), network) {
+            // Namespaces of all kinds are in one file system; only entering tells them apart.
+            Err(Errno::INVAL) => Err(Why::NotANamespace),
+            moved => moved.map_err(Why::from),
+        }
     }
 }
 
@@ -92,4 +95,3 @@ impl AsFd for Namespace {
 
 const CURRENT: &str = "/proc/thread-self/ns/net";
 const NSFS_MAGIC: u64 = 0x6e73_6673;
-const PROC_SUPER_MAGIC: u64 = 0x9fa0;

@@ -270,8 +270,9 @@ impl Chain {
             Way::KilledAt(n) => kill_at_syscall(&cmd(), n - run.syscalls),
         };
         match outcome {
-            Outcome::Killed => {
+            Outcome::Killed { in_vain } => {
                 run.killed_in = Some(plugin.to_owned());
+                run.killed_in_vain = in_vain;
                 false
             }
             Outcome::Finished(trace) => {
@@ -328,6 +329,8 @@ pub struct Run {
     pub result: Option<Value>,
     /// The plugin that was killed, if that was asked for and came to pass.
     pub killed_in: Option<String>,
+    /// It left just what it would have left one system call earlier.
+    pub killed_in_vain: bool,
     /// Counted when the chain is traced: over all plugins and their descendants.
     pub syscalls: u64,
     pub execs: u64,

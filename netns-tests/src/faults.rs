@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::command::{Cmd, Done, contents, scratch_file};
 use crate::namespace::inside;
+use crate::syscalls::is_traceless;
 
 /// Stops, and once it is continued becomes the program.
 const LAUNCHER: [&str; 4] = ["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "launcher"];
@@ -28,7 +29,11 @@ const ENTRY: u8 = 1;
 #[derive(Debug)]
 pub enum Outcome {
     /// It was about to make its n-th system call, and never did.
-    Killed,
+    Killed {
+        /// The call before that leaves no trace, so that this death leaves just what
+        /// one a system call earlier leaves.
+        in_vain: bool,
+    },
     /// It ended before that.
     Finished(Trace),
 }
@@ -55,8 +60,8 @@ pub struct Trace {
 pub fn kill_at_syscall(cmd: &Cmd, n: u64) -> Outcome {
     assert!(n > 0, "system calls are counted from 1");
     match follow(cmd, Some(n)) {
-        (true, _) => Outcome::Killed,
-        (false, trace) => Outcome::Finished(trace),
+        (Some(in_vain), _) => Outcome::Killed { in_vain },
+        (None, trace) => Outcome::Finished(trace),
     }
 }
 
@@ -69,7 +74,7 @@ pub fn trace(cmd: &Cmd) -> Trace {
 /// The tracer is a thread of its own: it may wait for "any child" without
 /// taking away those of others.
 #[track_caller]
-fn follow(cmd: &Cmd, kill_at: Option<u64>) -> (bool, Trace) {
+fn follow(cmd: &Cmd, kill_at: Option<u64>) -> (Option<bool>, Trace) {
     let launcher = cmd.wrapped(&LAUNCHER);
     let tracer = || {
         stay_on_one_cpu();
@@ -88,7 +93,7 @@ fn follow(cmd: &Cmd, kill_at: Option<u64>) -> (bool, Trace) {
         tracer.trace.done.stdout = contents(&stdout);
         tracer.trace.done.stderr = contents(&stderr);
         tracer.trace.done.wall = started.elapsed();
-        (tracer.killed, tracer.trace)
+        (tracer.killed.then_some(tracer.in_vain), tracer.trace)
     };
     let in_netns = || inside(cmd.netns_path(), tracer);
     let result = std::thread::scope(|scope| scope.spawn(in_netns).join());
@@ -110,6 +115,7 @@ struct Tracer {
     /// Nothing counts before the launcher has become the program.
     begun: bool,
     killed: bool,
+    in_vain: bool,
     alive: HashSet<Pid>,
     trace: Trace,
 }
@@ -135,6 +141,7 @@ impl Tracer {
             kill_at,
             begun: false,
             killed: false,
+            in_vain: false,
             alive: HashSet::from([program]),
             trace,
         }
@@ -191,6 +198,9 @@ impl Tracer {
             self.trace.syscalls += 1;
             if self.kill_at == Some(self.trace.syscalls) {
                 return self.kill_all();
+            }
+            if self.kill_at == Some(self.trace.syscalls + 1) {
+                self.in_vain = is_traceless(pid);
             }
         }
         self.resume(pid, None)

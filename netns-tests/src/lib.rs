@@ -29,6 +29,7 @@ mod private_dir;
 mod reexec;
 mod responder;
 mod skip;
+mod syscalls;
 mod wait;
 mod world;
 

@@ -26,6 +26,10 @@ impl Plugin for Flannel {
         let settings = Settings::of(&call.conf)?;
         let lease = SubnetEnv::read(&settings.subnet_file)?;
         let handed = Handed::to(call, Conf::new(settings.delegate_conf(&lease))?)?;
+        if let Some(ipam) = handed.call.conf.ipam_type()? {
+            // Nothing could be undone, nor deleted, without it.
+            Delegate::find(call, ipam).map_err(|error| error.within("failed to delegate add"))?;
+        }
         let scratch = Scratch::of(call, &settings.data_dir);
         let file = scratch.save(handed.call.conf.fields())?;
         let added = handed.plugin.add(&handed.call);

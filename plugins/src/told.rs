@@ -16,6 +16,9 @@ impl<T> Told<T> for weft_net::Result<T> {
                 _ => Code::Internal,
             };
             let told = Error::new(code, error.to_string());
+            if code == Code::InvalidNamespace {
+                return told.with_details("CNI_NETNS must be the path of a network namespace");
+            }
             if !error.is_read_only() {
                 return told;
             }

@@ -1,16 +1,14 @@
 //! A node on which plugins are killed, again and again, and which must stay clean.
 //!
 //! ```text
-//!   ADD of the chain ──┤ killed before its n-th system call
-//!                      └─ what a runtime does next ── is the node as before? ── does an ADD work?
+//!   a verb of the chain ──┤ killed before its n-th system call
+//!                         └─ what a runtime does next ── is the node as before? ── does an ADD work?
 //! ```
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use weft_netns::{
-    Attachment, Chain, Cmd, Cni, Netns, Outcome, Snapshot, Verb, Watch, World, kill_at_syscall,
-};
+use weft_netns::{Attachment, Chain, Cni, Netns, Run, Snapshot, Verb, Watch, World};
 
 use crate::node::{add, ip_of, reaches};
 
@@ -26,9 +24,9 @@ pub(crate) enum Told {
 }
 
 impl Told {
-    pub(crate) const ALL: [Self; 3] = [Self::Path, Self::Nothing, Self::Gone];
+    const ALL: [Self; 3] = [Self::Path, Self::Nothing, Self::Gone];
 
-    fn apply(self, who: &Attachment) -> Attachment {
+    fn of(self, who: &Attachment) -> Attachment {
         match self {
             Self::Path => who.clone(),
             Self::Nothing => who.clone().netns(""),
@@ -37,40 +35,72 @@ impl Told {
     }
 }
 
-/// How much of the matrix is walked.
+/// How much of the matrix is walked. Every extent kills at every system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Every system call, each with one of the remedies in turn.
-    InTurn,
-    /// Every system call with every remedy.
-    Full,
+    /// Looks at the node wherever the last system call made may have left a trace.
+    WhereItMatters,
+    /// Looks at the node after each system call.
+    Everywhere,
+    /// The same, with every way of telling DEL whom it is about.
+    InEveryWay,
 }
 
 impl Extent {
-    fn remedies<T: Copy>(self, all: &[T], point: u64) -> Vec<T> {
+    /// The ways of telling DEL that are tried where the chain was killed.
+    fn ways(self, death: &Death) -> Vec<Told> {
         match self {
-            Self::Full => all.to_vec(),
-            Self::InTurn => {
-                let turn = usize::try_from(point).unwrap_or(0) % all.len();
-                vec![all[turn]]
-            }
+            Self::InEveryWay => Told::ALL.to_vec(),
+            Self::WhereItMatters if !death.in_vain => Told::ALL.to_vec(),
+            _ => vec![Told::ALL[usize::try_from(death.syscall).unwrap_or(0) % Told::ALL.len()]],
         }
+    }
+
+    fn looks(self, death: &Death) -> bool {
+        self != Self::WhereItMatters || !death.in_vain
     }
 }
 
-/// One place to die at.
+/// Where the chain was killed.
 #[derive(Clone, Debug)]
-struct Point {
+struct Death {
     verb: Verb,
-    /// In the order in which the verb is run through the chain.
-    plugin: usize,
+    plugin: String,
+    /// Over all plugins of the chain.
     syscall: u64,
+    in_vain: bool,
+}
+
+impl Death {
+    /// Nothing if the verb ended before it could be killed.
+    fn of(verb: Verb, syscall: u64, run: &Run) -> Option<Self> {
+        if run.killed_in.is_none() {
+            assert!(
+                run.failed().is_none(),
+                "{}",
+                run.failed().map(|call| call.describe()).unwrap_or_default()
+            );
+        }
+        Some(Self {
+            verb,
+            plugin: run.killed_in.clone()?,
+            syscall,
+            in_vain: run.killed_in_vain,
+        })
+    }
+
+    fn describe(&self) -> String {
+        let (verb, syscall, plugin) = (self.verb.name(), self.syscall, &self.plugin);
+        format!("{verb} killed at system call {syscall}, in {plugin}")
+    }
 }
 
 /// A node with one living pod that no crash may harm, and one namespace for the pods that crash.
 pub(crate) struct Node<'a> {
     chain: Chain,
-    cni: Cni,
+    /// A runtime that has forgotten all pods: one that has not says DEL before GC.
+    collector: Chain,
+    extent: Extent,
     pod: &'a Netns,
     neighbour: Option<Neighbour>,
     before: Snapshot,
@@ -84,8 +114,14 @@ struct Neighbour {
 impl<'a> Node<'a> {
     /// The tables and chains that pods share are made by the first pod and stay: it is gone
     /// again when the node is looked at first.
-    pub(crate) fn new(chain: Chain, pod: &'a Netns, neighbour: Option<&Netns>) -> Self {
-        let cni = Cni::weft();
+    pub(crate) fn new(
+        conflist: &Value,
+        extent: Extent,
+        pod: &'a Netns,
+        neighbour: Option<&Netns>,
+    ) -> Self {
+        let chain = || Chain::new(&Cni::weft(), conflist.clone());
+        let (chain, collector) = (chain(), chain());
         let warm = with_port(&Attachment::new("warm", pod), 7000);
         add(&chain, &warm);
         chain.del(&warm).ok();
@@ -96,7 +132,8 @@ impl<'a> Node<'a> {
         });
         let mut node = Self {
             chain,
-            cni,
+            collector,
+            extent,
             pod,
             neighbour,
             before: Watch::node().take(),
@@ -109,209 +146,153 @@ impl<'a> Node<'a> {
         node
     }
 
-    /// ADD is killed at every system call of every plugin, then DEL runs.
-    pub(crate) fn kill_add_then_del(&self, extent: Extent) {
-        self.walk(Verb::Add, |point, who| {
-            for told in extent.remedies(&Told::ALL, point.syscall) {
-                if !self.add_killed_at(point, who) {
-                    return false;
-                }
-                self.chain.del(&told.apply(who)).ok();
-                self.is_as_before(&format!("{}, then DEL ({told:?})", point.describe()));
-                self.can_add(point, who);
-            }
-            true
-        });
+    /// ADD is killed, then DEL runs.
+    pub(crate) fn kill_add_then_del(&self) {
+        self.kill_then_del(Verb::Add, |n, who, _| self.chain.killed_at(n).add(who));
     }
 
-    /// DEL is killed at every system call of every plugin, then DEL runs again.
-    pub(crate) fn kill_del_then_del(&self, extent: Extent) {
-        self.walk(Verb::Del, |point, who| {
-            for told in extent.remedies(&Told::ALL, point.syscall) {
-                if !self.del_killed_at(point, who, told) {
-                    return false;
-                }
-                self.chain.del(&told.apply(who)).ok();
-                self.is_as_before(&format!("{}, then DEL ({told:?})", point.describe()));
-                self.can_add(point, who);
-            }
-            true
-        });
-    }
-
-    /// ADD is killed at every system call of every plugin, then GC runs.
-    pub(crate) fn kill_add_then_gc(&self) {
-        self.walk(Verb::Add, |point, who| {
-            if !self.add_killed_at(point, who) {
-                return false;
-            }
-            self.gc();
-            self.is_as_before(&format!("{}, then GC", point.describe()));
-            self.can_add(point, who);
-            true
-        });
-    }
-
-    /// DEL is killed at every system call of every plugin, then GC runs.
-    pub(crate) fn kill_del_then_gc(&self) {
-        self.walk(Verb::Del, |point, who| {
-            if !self.del_killed_at(point, who, Told::Path) {
-                return false;
-            }
-            self.gc();
-            self.is_as_before(&format!("{}, then GC", point.describe()));
-            self.can_add(point, who);
-            true
-        });
-    }
-
-    /// GC of a dead pod is killed at every system call of every plugin, then GC runs again.
-    pub(crate) fn kill_gc_then_gc(&self) {
-        self.walk(Verb::Gc, |point, who| {
+    /// DEL is killed, then DEL runs again.
+    pub(crate) fn kill_del_then_del(&self) {
+        self.kill_then_del(Verb::Del, |n, who, told| {
             add(&self.chain, who);
-            let killed = die(&self.gc_commands(), point);
-            self.gc();
-            self.is_as_before(&format!("{}, then GC", point.describe()));
-            killed
+            self.chain.killed_at(n).del(&told.of(who))
         });
+    }
+
+    fn kill_then_del(&self, verb: Verb, kill: impl Fn(u64, &Attachment, Told) -> Run) {
+        self.walk(verb, |n, who| {
+            let run = kill(n, who, Told::Path);
+            let death = Death::of(verb, n, &run)?;
+            for (number, told) in self.extent.ways(&death).into_iter().enumerate() {
+                if number > 0 {
+                    Death::of(verb, n, &kill(n, who, told))?;
+                }
+                self.chain.del(&told.of(who)).ok();
+                if self.extent.looks(&death) {
+                    self.is_as_before(&format!("{}, then DEL ({told:?})", death.describe()));
+                    self.can_add(&death, who);
+                }
+            }
+            Some(())
+        });
+        self.is_as_before("in the end");
+    }
+
+    /// ADD is killed, then GC runs.
+    pub(crate) fn kill_add_then_gc(&self) {
+        self.kill_then_gc(Verb::Add, |n, who| self.chain.killed_at(n).add(who));
+    }
+
+    /// DEL is killed, then GC runs.
+    pub(crate) fn kill_del_then_gc(&self) {
+        self.kill_then_gc(Verb::Del, |n, who| {
+            add(&self.chain, who);
+            self.chain.killed_at(n).del(who)
+        });
+    }
+
+    /// GC of a pod that is gone is killed, then GC runs again.
+    pub(crate) fn kill_gc_then_gc(&self) {
+        self.kill_then_gc(Verb::Gc, |n, who| {
+            add(&self.chain, who);
+            self.collector.killed_at(n).gc(&self.living())
+        });
+    }
+
+    fn kill_then_gc(&self, verb: Verb, kill: impl Fn(u64, &Attachment) -> Run) {
+        self.walk(verb, |n, who| {
+            let death = Death::of(verb, n, &kill(n, who))?;
+            self.gc();
+            if self.extent.looks(&death) {
+                self.is_as_before(&format!("{}, then GC", death.describe()));
+                self.can_add(&death, who);
+            }
+            Some(())
+        });
+        self.is_as_before("in the end");
     }
 
     /// ADD is killed, and tried again in the same namespace with no DEL between: it works, or it
     /// says why not. DEL cleans up in any case.
     pub(crate) fn kill_add_then_add(&self) {
-        self.walk(Verb::Add, |point, who| {
-            if !self.add_killed_at(point, who) {
-                return false;
-            }
+        self.walk(Verb::Add, |n, who| {
+            let death = Death::of(Verb::Add, n, &self.chain.killed_at(n).add(who))?;
             let retried = self.chain.add(who);
             match retried.failed() {
                 Some(call) => drop(call.failure()),
                 None => reaches(&ip_of(&retried.result(), 0)),
             }
             self.chain.del(who).ok();
-            // Flannel's own file of the ADD that died may be that of another interface of the pod
-            // for all one can tell while there is a second; the second DEL finds it alone.
+            // Whether flannel's file of the ADD that died is another interface's cannot be told
+            // while there are two; the second DEL finds it alone.
             self.chain.del(who).ok();
-            self.is_as_before(&format!("{}, then ADD and DEL", point.describe()));
-            true
+            if self.extent.looks(&death) {
+                self.is_as_before(&format!("{}, then ADD and DEL", death.describe()));
+            }
+            Some(())
+        });
+        self.is_as_before("in the end");
+    }
+
+    /// ADD is killed on a node that has no network yet: the bridge and the tables are made by the
+    /// very ADD that dies. They may stay; nothing of the pod may.
+    pub(crate) fn kill_first_add(&self, world: &World) {
+        let first = |n, who: &Attachment| {
+            forget_network(world);
+            Death::of(Verb::Add, n, &self.chain.killed_at(n).add(who))
+        };
+        self.walk(Verb::Add, |n, who| {
+            let death = first(n, who)?;
+            for (number, told) in self.extent.ways(&death).into_iter().enumerate() {
+                if number > 0 {
+                    first(n, who)?;
+                }
+                self.chain.del(&told.of(who)).ok();
+                if self.extent.looks(&death) {
+                    self.has_nothing_but_what_is_shared(&death);
+                    self.can_add(&death, who);
+                }
+            }
+            Some(())
         });
     }
 
-    /// The same on a node that has no network yet: the bridge and the tables are made by the very
-    /// ADD that dies. They may stay; nothing of the pod may.
-    pub(crate) fn kill_first_add(&self, world: &World, extent: Extent) {
-        self.walk(Verb::Add, |point, who| {
-            for told in extent.remedies(&Told::ALL, point.syscall) {
-                forget_network(world);
-                if !self.add_killed_at(point, who) {
-                    return false;
-                }
-                self.chain.del(&told.apply(who)).ok();
-                let shared = |fact: &str| {
-                    !self.before.matching(fact).is_empty()
-                        || is_bridge(fact)
-                        || fact.contains("forwarding = 0")
-                        || fact.contains("ip_forward = 0")
-                };
-                let left = Watch::node().take();
-                let left = self.before.difference(&left).came;
-                let left: Vec<_> = left
-                    .iter()
-                    .filter(|fact| !shared(fact) && !remembered(fact))
-                    .collect();
-                assert!(left.is_empty(), "{}: {left:#?}", point.describe());
-                self.can_add(point, who);
-            }
-            true
+    /// Calls `visit` for one system call after the other until there is none.
+    fn walk(&self, verb: Verb, visit: impl Fn(u64, &Attachment) -> Option<()>) {
+        let id = |n: u64| format!("{}-{n}", verb.name().to_ascii_lowercase());
+        let visited = (1..).map_while(|n| {
+            visit(n, &with_port(&Attachment::new(&id(n), self.pod), 8080)).map(|()| n)
         });
+        let last = visited.last().unwrap_or(0);
+        assert!(last > 50, "{last} system calls can't be all of a chain's");
+        let whole = with_port(&Attachment::new(&id(last + 1), self.pod), 8080);
+        self.chain.del(&whole).ok();
     }
 
-    /// Calls `visit` for one system call after the other, plugin by plugin, until there is none.
-    fn walk(&self, verb: Verb, visit: impl Fn(&Point, &Attachment) -> bool) {
-        for plugin in 0..self.chain.plugins().count() {
-            let mut points = 0;
-            for syscall in 1.. {
-                let point = Point {
-                    verb,
-                    plugin,
-                    syscall,
-                };
-                let id = format!("{}-{plugin}-{syscall}", verb.name().to_ascii_lowercase());
-                if !visit(&point, &with_port(&Attachment::new(&id, self.pod), 8080)) {
-                    break;
-                }
-                points = syscall;
-            }
-            assert!(
-                points > 20,
-                "{points} system calls cannot be all of a plugin's"
-            );
-        }
-    }
-
-    /// Whether it died: there is an end to every program's system calls.
-    fn add_killed_at(&self, point: &Point, who: &Attachment) -> bool {
-        let mut previous = None;
-        for _ in 0..point.plugin {
-            let number = usize::from(previous.is_some());
-            let done = self.chain.commands(Verb::Add, who, previous.as_ref())[number].run();
-            previous = Some(serde_json::from_str(&done.ok().stdout).expect("a result"));
-        }
-        let commands = self.chain.commands(Verb::Add, who, previous.as_ref());
-        let killed = die_at(&commands[point.plugin], point.syscall);
-        if !killed {
-            self.chain.del(who).ok();
-        }
-        killed
-    }
-
-    fn del_killed_at(&self, point: &Point, who: &Attachment, told: Told) -> bool {
-        add(&self.chain, who);
-        let known = self.chain.result_of(who).filter(|_| self.passes_result());
-        let commands = self
-            .chain
-            .commands(Verb::Del, &told.apply(who), known.as_ref());
-        let killed = die(&commands, point);
-        if !killed {
-            self.chain.del(who).ok();
-        }
-        killed
-    }
-
-    fn passes_result(&self) -> bool {
-        self.version() != "0.3.1"
-    }
-
-    fn has_gc(&self) -> bool {
-        self.version() == "1.1.0"
-    }
-
-    fn version(&self) -> String {
-        let plugin = self.chain.plugins().next().expect("a plugin");
-        let config = self.chain.config(plugin, None, None);
-        config["cniVersion"].as_str().expect("a version").to_owned()
+    fn living(&self) -> Vec<Attachment> {
+        self.neighbour.iter().map(|n| n.who.clone()).collect()
     }
 
     fn gc(&self) {
-        for command in self.gc_commands() {
-            command.run().ok();
+        if self.neighbour.is_some() {
+            self.collector.gc(&self.living()).ok();
+            return;
+        }
+        // Nobody lives: CRI-O says so with null.
+        let nobody = Attachment::new("", self.pod).netns("").ifname("");
+        for plugin in self.chain.plugins() {
+            let mut config = self.chain.gc_config(plugin, &[]);
+            for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+                config[key] = Value::Null;
+            }
+            let kind = plugin["type"].as_str().expect("a type");
+            Cni::weft().call(kind, Verb::Gc, &nobody, &config).ok();
         }
     }
 
-    fn gc_commands(&self) -> Vec<Cmd> {
-        let valid: Vec<_> = self.neighbour.iter().map(|n| n.who.clone()).collect();
-        let nobody = Attachment::new("", self.pod).netns("").ifname("");
-        let command = |plugin: &Value| {
-            let mut config = self.chain.gc_config(plugin, &valid);
-            if valid.is_empty() {
-                // As CRI-O says it.
-                config["cni.dev/valid-attachments"] = Value::Null;
-                config["cni.dev/attachments"] = Value::Null;
-            }
-            let kind = plugin["type"].as_str().expect("a type");
-            self.cni.command(kind, Verb::Gc, &nobody, &config)
-        };
-        self.chain.plugins().map(command).collect()
+    fn has_gc(&self) -> bool {
+        let plugin = self.chain.plugins().next().expect("a plugin");
+        self.chain.config(plugin, None, None)["cniVersion"] == "1.1.0"
     }
 
     #[track_caller]
@@ -324,62 +305,50 @@ impl<'a> Node<'a> {
         }
     }
 
+    #[track_caller]
+    fn has_nothing_but_what_is_shared(&self, death: &Death) {
+        let expected = |fact: &str| {
+            // A new bridge has a new MAC; its ports are named after something else.
+            let is_bridge = fact.contains("cni0") && !fact.contains("veth");
+            is_bridge || fact.contains("forward") || remembered(fact)
+        };
+        let mut left = self
+            .before
+            .difference(&Watch::node().take())
+            .except(expected);
+        left.gone.clear();
+        assert!(
+            left.is_empty(),
+            "{}, then DEL, this is left:\n{left}",
+            death.describe()
+        );
+    }
+
     /// The same pod again, or another one in its place.
-    fn can_add(&self, point: &Point, who: &Attachment) {
+    fn can_add(&self, death: &Death, who: &Attachment) {
         let mut who = who.clone();
-        if point.syscall.is_multiple_of(2) {
+        if death.syscall.is_multiple_of(2) {
             who.container_id.push_str("-next");
         }
         let added = self.chain.add(&who);
         if let Some(failed) = added.failed() {
             panic!(
                 "{}, the next ADD fails: {}",
-                point.describe(),
+                death.describe(),
                 failed.describe()
             );
         }
         let result = added.result();
         for number in 0..result["ips"].as_array().map_or(0, Vec::len) {
-            let ip = ip_of(&result, number);
-            reaches(&ip);
+            reaches(&ip_of(&result, number));
         }
         self.chain.del(&who).ok();
-    }
-}
-
-impl Point {
-    fn describe(&self) -> String {
-        let (verb, plugin, syscall) = (self.verb.name(), self.plugin, self.syscall);
-        format!("{verb} of plugin {plugin} (from 0) killed at system call {syscall}")
-    }
-}
-
-/// Runs the plugins before the one that dies, and that one to its death.
-fn die(commands: &[Cmd], point: &Point) -> bool {
-    for command in &commands[..point.plugin] {
-        command.run().ok();
-    }
-    die_at(&commands[point.plugin], point.syscall)
-}
-
-fn die_at(command: &Cmd, syscall: u64) -> bool {
-    match kill_at_syscall(command, syscall) {
-        Outcome::Killed => true,
-        Outcome::Finished(trace) => {
-            drop(trace.done.ok());
-            false
-        }
     }
 }
 
 /// Which address is next is remembered, and shall be; so is the index of the reservations.
 fn remembered(fact: &str) -> bool {
     fact.contains("last_reserved_ip") || fact.contains("/networks/.weft")
-}
-
-/// A new bridge has a new MAC. Its ports are named after something else.
-fn is_bridge(fact: &str) -> bool {
-    fact.contains("cni0") && !fact.contains("veth")
 }
 
 fn forget_network(world: &World) {

@@ -9,10 +9,11 @@ use crate::{namespace, owner::Owner, told::Told};
 
 pub(super) fn check(call: &Call, plan: &Plan) -> Result<()> {
     let namespace = namespace::required(call)?;
+    let result = call.conf.prev_result()?;
     if let Some(ipam) = &plan.ipam {
         Delegate::find(call, ipam)?.check(call)?;
     }
-    let result = call.conf.prev_result()?.ok_or_else(|| {
+    let result = result.ok_or_else(|| {
         Error::config("Required prevResult missing")
             .with_details("CHECK compares with what ADD answered")
     })?;

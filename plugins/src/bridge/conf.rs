@@ -128,7 +128,7 @@ pub(super) fn bridge_name(conf: &Conf) -> Result<String> {
         .filter(|name| !name.is_empty())
         .unwrap_or(DEFAULT_BRIDGE);
     let fits = name.len() <= LONGEST_LINK_NAME && !matches!(name, "." | "..");
-    if !fits || name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace()) {
+    if !fits || name.contains(|c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace()) {
         return Err(Error::config(format!(
             "\"bridge\" is {name:?}, which no link can be called"
         ))

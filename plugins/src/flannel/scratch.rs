@@ -103,7 +103,7 @@ impl<'a> Scratch<'a> {
     pub fn find(&self) -> Found {
         for path in [&self.own, &self.common] {
             let conf = match fs::read(path) {
-                Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
+                Err(why) if is_nowhere(&why) => continue,
                 read => read.ok().and_then(|text| parse(&text)),
             };
             if conf.as_ref().is_some_and(|conf| !is_of(conf, self.network)) {
@@ -210,9 +210,17 @@ fn forget(path: &Path) -> Result<()> {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+        Err(why) if !is_nowhere(&why) => Err(why),
         _ => Ok(()),
     }
+}
+
+/// A container's name may be longer than a file's.
+fn is_nowhere(why: &io::Error) -> bool {
+    matches!(
+        why.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename
+    )
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! `subnet.env`: what the node's daemon says of its lease. Text → `SubnetEnv`, and the file's way in.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     net::IpAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +25,7 @@ pub struct SubnetEnv {
 
 impl SubnetEnv {
     pub fn read(path: &Path) -> Result<Self> {
-        let read = fs::read(path).map_err(|why| unreadable(path, &why));
+        let read = read_file(path).map_err(|why| unreadable(path, &why));
         // A byte that is no text spoils the value it stands in, whose error then shows it.
         let parsed = read.and_then(|text| {
             let named = |error: Error| error.within(path.display());
@@ -140,6 +142,18 @@ fn wrong(key: &str, value: &str, wanted: &str) -> Error {
     Error::decode(format!("{key} is {value:?}, not {wanted}"))
 }
 
+/// What is no plain file must neither keep us waiting nor go on for ever.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let waitless = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options()
+        .read(true)
+        .custom_flags(waitless)
+        .open(path)?;
+    let mut text = Vec::new();
+    file.take(LARGEST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
 fn unreadable(path: &Path, why: &io::Error) -> Error {
     let path = path.display();
     match why.kind() {
@@ -179,6 +193,9 @@ const SUBNET: &str = "FLANNEL_SUBNET";
 const IPV6_SUBNET: &str = "FLANNEL_IPV6_SUBNET";
 const MTU: &str = "FLANNEL_MTU";
 const IPMASQ: &str = "FLANNEL_IPMASQ";
+
+/// Many times what the longest list of networks takes.
+const LARGEST: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
