@@ -78,9 +78,11 @@ impl Store {
             };
             let path = directory.path().join("lock");
             let failed = |source| Error::file("open", &path, source);
-            let file = directory
-                .lock_file(purpose != Purpose::Look)
-                .map_err(failed)?;
+            let file = match directory.lock_file(purpose != Purpose::Look) {
+                // Where nobody can make the file, nobody can reserve.
+                Err(why) if purpose == Purpose::Release && is_read_only(&why) => None,
+                file => file.map_err(failed)?,
+            };
             let lock = file
                 .map(|file| Lock::acquire(file, &path, world.lock_wait))
                 .transpose()?;
@@ -388,6 +390,10 @@ impl Store {
         }
         answer.map_err(|why| Error::file("use the index", &self.place.index, why))
     }
+}
+
+fn is_read_only(why: &std::io::Error) -> bool {
+    why.kind() == std::io::ErrorKind::ReadOnlyFilesystem
 }
 
 fn open_directory(place: &Place, purpose: Purpose) -> Result<Option<Directory>> {

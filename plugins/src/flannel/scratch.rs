@@ -210,6 +210,8 @@ fn forget(path: &Path) -> Result<()> {
 
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
+        // A read-only file system says so of what it does not have, too.
+        Err(why) if why.kind() == io::ErrorKind::ReadOnlyFilesystem && !path.exists() => Ok(()),
         Err(why) if !is_nowhere(&why) => Err(why),
         _ => Ok(()),
     }
