@@ -37,7 +37,7 @@ pub use chain::{Chain, Run};
 pub use cni::{Attachment, Call, Cni, Failure, Verb};
 pub use command::{Cmd, Done, Running};
 pub use faults::{Outcome, Trace, kill_at_syscall, trace};
-pub use leftovers::{Snapshot, Watch};
+pub use leftovers::{Difference, Snapshot, Watch};
 pub use namespace::Netns;
 pub use ping::{ping, wait_until_answers};
 pub use reexec::{in_rootless_world, in_world};
