@@ -149,16 +149,15 @@ fn dual_stack() -> Value {
 }
 
 /// A node on which both sides have had a pod: what each makes once for all pods is there.
-struct Shared<'a> {
-    world: &'a World,
+struct Shared {
     list: Value,
     pod: Netns,
     neighbours: [(Attachment, String); 2],
     before: Snapshot,
 }
 
-impl<'a> Shared<'a> {
-    fn new(world: &'a World, number: usize, row: &Row) -> Self {
+impl Shared {
+    fn new(world: &World, number: usize, row: &Row) -> Self {
         let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": (row.plugins)()});
         let pod = world.netns(&format!("pod{number}"));
         let neighbours = [(Go, 9001), (Weft, 9002)].map(|(side, port)| {
@@ -182,7 +181,6 @@ impl<'a> Shared<'a> {
         });
         let before = Watch::node().take();
         Self {
-            world,
             list,
             pod,
             neighbours,
@@ -226,7 +224,7 @@ fn attachment(id: &str, netns: &Netns, port: u16) -> Attachment {
     Attachment::new(id, netns).capability("portMappings", mapping)
 }
 
-fn on_each_network(story: impl Fn(&Row, &Shared<'_>)) {
+fn on_each_network(story: impl Fn(&Row, &Shared)) {
     if !skip_unless(&GO) {
         return;
     }
@@ -322,24 +320,17 @@ fn thirty_two_pods_at_once_of_both_sides_share_the_addresses() {
     in_world(|world| {
         let pods = world.many_netns("pod", 32);
         let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": [bridge(json!({"ipMasqBackend": "iptables"}))]});
-        let [go, weft] = [Go, Weft].map(|side| Chain::new(&side.cni(), list.clone()));
-        let all = |run: &(dyn Fn(&Chain, &Attachment) -> Option<String> + Sync)| {
+        let chains = [Go, Weft].map(|side| Chain::new(&side.cni(), list.clone()));
+        let all = |run: &(dyn Fn(usize, &Attachment) -> Option<String> + Sync)| {
             thread::scope(|scope| {
-                let started: Vec<_> = pods
-                    .iter()
-                    .enumerate()
-                    .map(|(i, pod)| {
-                        let chain = if i % 2 == 0 { &go } else { &weft };
-                        scope.spawn(move || run(chain, &Attachment::new(pod.name(), pod)))
-                    })
+                let started: Vec<_> = (pods.iter().enumerate())
+                    .map(|(i, pod)| scope.spawn(move || run(i, &Attachment::new(pod.name(), pod))))
                     .collect();
-                started
-                    .into_iter()
-                    .filter_map(|one| one.join().expect("a pod"))
-                    .collect::<Vec<_>>()
+                let ended = started.into_iter().map(|one| one.join().expect("a pod"));
+                ended.flatten().collect::<Vec<_>>()
             })
         };
-        let ips = all(&|chain, who| Some(ip_of(&add(chain, who), 0)));
+        let ips = all(&|i, who| Some(ip_of(&add(&chains[i % 2], who), 0)));
         let different: BTreeSet<_> = ips.iter().collect();
         assert_eq!((ips.len(), different.len()), (32, 32), "{ips:?}");
         ips.iter().for_each(|ip| reaches(ip));
@@ -347,13 +338,9 @@ fn thirty_two_pods_at_once_of_both_sides_share_the_addresses() {
         assert_eq!(rules.matches("-A POSTROUTING").count(), 32, "{rules}");
 
         // Each is deleted by the other side, all at once again.
-        all(&|chain, who| {
-            let by = if chain.result_of(who).is_some() && who.container_id.len() % 2 == 0 {
-                Go
-            } else {
-                Weft
-            };
-            chain.by(&by.cni()).del(who).ok();
+        all(&|i, who| {
+            let adder = [Go, Weft][i % 2];
+            chains[i % 2].by(&adder.other().cni()).del(who).ok();
             None
         });
         let left = world.exec("ip -br link; ls /var/lib/cni/networks/net; iptables-save -t nat");
