@@ -68,7 +68,9 @@ fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly
 	@cargo +nightly fuzz --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-fuzz
 	@for target in $$(cargo +nightly fuzz list); do \
 		echo "fuzz $$target for $(FUZZ_TIME) s"; \
-		cargo +nightly fuzz run "$$target" -- -max_total_time=$(FUZZ_TIME) -timeout=1; \
+		mkdir -p "fuzz/corpus/$$target"; \
+		cargo +nightly fuzz run "$$target" "fuzz/corpus/$$target" "fuzz/seeds/$$target" \
+			-- -max_total_time=$(FUZZ_TIME) -timeout=1; \
 	done
 
 .PHONY: soak

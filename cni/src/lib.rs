@@ -10,6 +10,8 @@ mod conf;
 mod delegate;
 mod env;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod outcome;
 mod plugin;

@@ -17,6 +17,7 @@ use std::{
 };
 
 pub(crate) use layout::Entry;
+pub(crate) use layout::read_as_anything;
 use layout::{HEADER, Header, Occupied};
 use storage::Storage;
 use table::Table;

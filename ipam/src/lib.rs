@@ -13,6 +13,8 @@ mod choice;
 mod conf;
 mod directory;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod lock;
 mod mortal;

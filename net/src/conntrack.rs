@@ -150,7 +150,7 @@ impl Filter {
 }
 
 impl Connection {
-    fn parse(payload: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let attrs = Attrs::of(payload);
         let mut identity = Writer::default();
         for (kind, value) in attrs.iter() {

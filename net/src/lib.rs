@@ -4,6 +4,8 @@
 pub mod batch;
 pub mod conntrack;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod ip;
 pub mod mac;
 pub mod message;

@@ -98,8 +98,9 @@ impl Message<'_> {
             .then(|| Attributes::of(self.payload.get(explanation_at..).unwrap_or_default()))
             .and_then(|mut all| all.find(|a| a.kind == NLMSGERR_ATTR_MSG))
             .map(|text| text.as_text().into_owned());
+        let errno = status.checked_neg().filter(|errno| *errno < ERRNO_END);
         Some(Err(Why::Refused {
-            errno: Errno::from_raw_os_error(-status),
+            errno: errno.map_or(Errno::PROTO, Errno::from_raw_os_error),
             explanation,
         }))
     }
@@ -193,6 +194,8 @@ pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
         .map(u32::from_ne_bytes)
 }
 
+/// `MAX_ERRNO` and one: beyond it there are no error numbers.
+const ERRNO_END: i32 = 4096;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// On a verdict: the request is not repeated in it, only its header.

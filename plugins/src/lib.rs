@@ -2,6 +2,8 @@
 
 pub mod bridge;
 pub mod flannel;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod iptables;
 pub mod loopback;
 mod namespace;

@@ -224,6 +224,20 @@ const USED: u8 = 1;
 /// 64 GiB of slots: no index of ours, so a header that says more is damaged.
 const MOST_BITS: u8 = 30;
 
+/// Reads bytes as each of the things that an index holds, and writes them again.
+pub(crate) fn read_as_anything(bytes: &[u8]) {
+    let header = bytes.first_chunk().and_then(Header::decode);
+    if let Some(header) = header {
+        assert_eq!(Header::decode(&header.encode()), Some(header));
+    }
+    if let Some(slot) = bytes.first_chunk() {
+        let entry = Entry::decode(slot);
+        assert_eq!(Entry::decode(&entry.encode()), entry);
+        let occupied = Occupied::decode(slot);
+        assert_eq!(Occupied::decode(&occupied.encode()).block, occupied.block);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

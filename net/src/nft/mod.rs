@@ -25,6 +25,20 @@ pub use socket::{Found, NftSocket, Object, Snapshot};
 pub use transaction::Transaction;
 pub use userdata::COMMENT_MAX;
 
+/// Reads a payload as each of the things that the kernel may say it is.
+pub(crate) fn read_as_anything(payload: &[u8]) {
+    let _ = Generation::parse(payload);
+    let _ = (StoredTable::parse(payload), StoredChain::parse(payload));
+    if let Some(rule) = StoredRule::parse(payload) {
+        let _ = (rule.comment(), rule.verdict(), rule.leads_to());
+        let _ = rule.expression_names().count();
+    }
+    for element in StoredElement::parse_list(payload) {
+        let _ = (element.key(), element.value(), element.comment());
+        let _ = (element.lifetime(), element.is_range_end());
+    }
+}
+
 /// Message types of the nf_tables subsystem (`NFNL_SUBSYS_NFTABLES`).
 mod kind {
     const SUBSYSTEM: u16 = 10 << 8;

@@ -178,7 +178,7 @@ fn range_entries(range: &VlanRange) -> Vec<BridgeVlanInfo> {
     ]
 }
 
-fn read_vlans(payload: &[u8], vlans: &mut Vec<PortVlan>) -> Option<()> {
+pub(super) fn read_vlans(payload: &[u8], vlans: &mut Vec<PortVlan>) -> Option<()> {
     let link = u32_at(payload, 4)?;
     let mut begun = None;
     let all = Attributes::after(payload, LINK_HEADER).filter(|a| a.kind == IFLA_AF_SPEC);

@@ -195,3 +195,17 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
+
+/// Reads a payload as each of the things that the kernel may say it is.
+pub(crate) fn read_as_anything(payload: &[u8]) {
+    let _ = (Link::read(payload), Way::read(payload));
+    let _ = (
+        address::read(payload),
+        routes::read(payload, &mut Vec::new()),
+    );
+    let _ = (
+        neighbour::read_neighbour(payload),
+        neighbour::read_fdb(payload),
+    );
+    let _ = bridge::read_vlans(payload, &mut Vec::new());
+}

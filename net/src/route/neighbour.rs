@@ -196,7 +196,7 @@ fn on_wire(address: IpAddr) -> NeighbourAddress {
 }
 
 /// Outer None: makes no sense. Inner None: not an IP neighbour.
-fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
+pub(super) fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
     let parts = Parts::read(payload)?;
     let neighbour = |address| Neighbour {
         link: parts.link,
@@ -207,7 +207,7 @@ fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
     Some(parts.address.map(neighbour))
 }
 
-fn read_fdb(payload: &[u8]) -> Option<Option<FdbEntry>> {
+pub(super) fn read_fdb(payload: &[u8]) -> Option<Option<FdbEntry>> {
     let parts = Parts::read(payload)?;
     let entry = |mac| FdbEntry {
         link: parts.link,

@@ -221,7 +221,7 @@ fn describe(route: &Route) -> String {
     text
 }
 
-fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
+pub(super) fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
     let [family, prefix, _, _, table, protocol, scope, _kind, ..] = *payload else {
         return None;
     };

@@ -57,3 +57,11 @@ impl Plugin for Bridge {
         }
     }
 }
+
+/// What fuzzing feeds: the plan, and all that DEL reads.
+pub(crate) fn plan_anything(call: &Call) {
+    if let Ok(plan) = conf::Plan::of(call) {
+        assert!((1..=15).contains(&plan.bridge.len()), "{plan:?}");
+    }
+    let _ = conf::bridge_name(&call.conf);
+}

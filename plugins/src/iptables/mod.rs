@@ -15,6 +15,7 @@ mod script;
 mod traces;
 mod verbs;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use masquerade::Masquerade;
@@ -63,4 +64,18 @@ impl Variant {
             Self::Legacy => "legacy",
         }
     }
+}
+
+/// What fuzzing feeds: what iptables-save says, and every way of removing what it shows.
+pub(crate) fn read_anything(text: &str) {
+    let Some(saved) = save::Saved::parse(text) else {
+        return;
+    };
+    let chains: Vec<&str> = saved.chains.iter().map(String::as_str).collect();
+    let _ = save::removal(&saved, chains.iter().copied());
+    for chain in chains {
+        let _ = save::removal_of_addresses(&saved, chain, &[]);
+    }
+    let everybody = [String::new()];
+    let _ = save::dead_chains(&saved, &["CNI-DN-", "CNI-"], &everybody, &BTreeSet::new());
 }

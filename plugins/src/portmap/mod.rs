@@ -284,3 +284,16 @@ fn guesses(call: &Call) -> Vec<key::Key> {
         .flat_map(|mapping| [false, true].map(|v6| mapping.key(v6)));
     keys.flatten().collect()
 }
+
+/// What fuzzing feeds: the plan, and all that DEL reads.
+pub(crate) fn plan_anything(call: &Call) {
+    let plan = prev_result(call).and_then(|prev| Plan::of(call, &prev));
+    let _ = plan.map(|plan| {
+        let ports = match &plan.backend {
+            Backend::Iptables(mark) => Ports::of(&plan, mark).err(),
+            Backend::Nftables { .. } => None,
+        };
+        (plan.published().len(), ports)
+    });
+    let _ = (guesses(call), conf::configured_backend(&call.conf));
+}
