@@ -254,7 +254,7 @@ fn a_container_id_of_any_length_is_served_or_refused_and_leaves_nothing() {
             for plugin in PLUGINS {
                 let call =
                     |verb| Bad::call(plugin, verb, &good(plugin)).env("CNI_CONTAINERID", &id);
-                judge.judge([call(Add), call(Del).is_borne()]);
+                judge.judge([call(Add), call(Del).borne()]);
             }
         }
     });
@@ -275,7 +275,7 @@ fn arguments_that_are_none_are_refused_by_those_who_read_them() {
             ] {
                 let refused = Bad::call(plugin, Add, &good(plugin)).env("CNI_ARGS", args);
                 let borne = Bad::call(plugin, Del, &good(plugin)).env("CNI_ARGS", args);
-                judge.judge([refused.fails(4, &[says]), borne.is_borne()]);
+                judge.judge([refused.fails(4, &[says]), borne.borne()]);
             }
         }
         let local = |args| Bad::call("host-local", Add, &good("host-local")).env("CNI_ARGS", args);
@@ -316,7 +316,7 @@ fn a_namespace_that_is_none_is_refused_on_add_and_borne_on_del() {
         ] {
             for plugin in ["bridge", "loopback", "flannel"] {
                 let call = |verb| Bad::call(plugin, verb, &good(plugin)).env("CNI_NETNS", path);
-                judge.judge([call(Add).fails(8, &["CNI_NETNS"]), call(Del).is_borne()]);
+                judge.judge([call(Add).fails(8, &["CNI_NETNS"]), call(Del).borne()]);
             }
         }
         for plugin in PLUGINS {
@@ -400,17 +400,17 @@ fn a_result_of_the_other_family_maps_nothing_and_is_passed_on() {
             &good("portmap"),
             &json!({"prevResult": prev, "runtimeConfig": {"portMappings": [mapping]}}),
         );
-        judge.judge([Add, Check, Del].map(|verb| Bad::call("portmap", verb, &conf).is_borne()));
+        judge.judge([Add, Check, Del].map(|verb| Bad::call("portmap", verb, &conf).borne()));
 
         let old = json!({"cniVersion": "1.1.0", "ip4": {"ip": "10.22.0.5/24"}});
         let mixed =
             json!({"cniVersion": "0.4.0", "ips": [{"version": "6", "address": "10.22.0.5/24"}]});
         for prev in [old, mixed] {
             let conf = with(&good("portmap"), &json!({"prevResult": prev}));
-            judge.judge([Bad::call("portmap", Del, &conf).is_borne()]);
+            judge.judge([Bad::call("portmap", Del, &conf).borne()]);
             judge.judge([
                 Bad::call("portmap", Add, &conf),
-                Bad::call("portmap", Del, &conf).is_borne(),
+                Bad::call("portmap", Del, &conf).borne(),
             ]);
         }
     });
@@ -424,7 +424,7 @@ fn a_lease_that_is_missing_or_makes_no_sense_is_told() {
             Bad::call("flannel", Add, &good("flannel")).fails(code, &[file, says])
         };
         let status = || Bad::call("flannel", Status, &good("flannel")).fails(50, &[file]);
-        let del = || Bad::call("flannel", Del, &good("flannel")).is_borne();
+        let del = || Bad::call("flannel", Del, &good("flannel")).borne();
         judge.judge([add(11, "no such file"), status(), del()]);
         let network = "FLANNEL_NETWORK=10.1.0.0/16";
         for (text, code, says) in [
@@ -488,7 +488,7 @@ fn warm(judge: &mut Judge<'_>) {
     lease();
     for plugin in PLUGINS {
         for verb in [Add, Del] {
-            judge.run(&Bad::call(plugin, verb, &good(plugin)).is_borne());
+            judge.run(&Bad::call(plugin, verb, &good(plugin)).borne());
         }
     }
     judge.look_again();

@@ -64,8 +64,8 @@ fn on_a_flannel_node(test: impl FnOnce(&World)) {
         return;
     }
     in_world(|world| {
-        fs::create_dir_all("/run/flannel").unwrap();
-        fs::write("/run/flannel/subnet.env", SUBNET_ENV).unwrap();
+        fs::create_dir_all("/run/flannel").expect("a writable world");
+        fs::write("/run/flannel/subnet.env", SUBNET_ENV).expect("a writable world");
         test(world);
     });
 }

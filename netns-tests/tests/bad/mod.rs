@@ -76,7 +76,7 @@ impl Bad {
     }
 
     #[must_use]
-    pub(crate) fn is_borne(mut self) -> Self {
+    pub(crate) fn borne(mut self) -> Self {
         self.expected = Expected::Success;
         self
     }
