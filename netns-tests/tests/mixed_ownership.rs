@@ -6,6 +6,7 @@
 //!   ADD by one ── CHECK, DEL or GC by the other ── is the node as before?
 //! ```
 //! What one side cannot know of the other's is in the table, with the reason and with who takes it.
+//! Debian has no flannel plugin: what that leaves on disk is tried beside ours, in its own tests.
 mod node;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ use std::thread;
 use node::{GO, SECOND, add, ip_of, reaches};
 use serde_json::{Value, json};
 use weft_netns::{
-    Attachment, Chain, Cni, Netns, Snapshot, Watch, World, in_world, skip_unless, wait_until,
+    Attachment, Chain, Cni, Netns, Snapshot, TcpResponder, Watch, World, ask_tcp, in_world,
+    skip_unless, wait_until,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -307,6 +309,45 @@ fn our_gc_takes_the_pods_of_either() {
             }
             shared.collect(&shared.living());
             shared.is_as_before(&format!("{}: added by {side:?}, collected", row.name));
+        }
+    });
+}
+
+/// As while files are replaced one after the other.
+#[test]
+fn plugins_of_both_sides_work_in_one_chain() {
+    if !skip_unless(&GO) {
+        return;
+    }
+    in_world(|world| {
+        let list = json!({"name": "net", "cniVersion": "1.0.0", "plugins": [
+            bridge(json!({"ipMasqBackend": "iptables"})), portmap(json!({})),
+        ]});
+        let pod = world.netns("pod");
+        let who = attachment("c", &pod, 8080);
+        for side in [Go, Weft] {
+            for plugin in ["bridge", "host-local", "portmap"] {
+                let cni = side.cni().with(world, plugin, &side.other().cni());
+                let chain = Chain::new(&cni, list.clone());
+                let warm = chain.add(&who).ok().result();
+                chain.del(&who).ok();
+                let before = Watch::node().take();
+                let ip = ip_of(&add(&chain, &who), 0);
+                reaches(&ip);
+                let server = pod.enter(|| TcpResponder::bind("0.0.0.0:80"));
+                if let Err(why) = ask_tcp("10.22.0.1:8080") {
+                    panic!("{plugin} of {side:?} replaced: {why}");
+                }
+                drop(server);
+                chain.del(&who).ok();
+                let kept =
+                    |fact: &str| fact.contains("last_reserved_ip") || fact.contains("/.weft");
+                let left = before.difference(&Watch::node().take()).except(kept);
+                assert!(
+                    left.is_empty(),
+                    "{plugin} of {side:?} replaced: {warm}\n{left}"
+                );
+            }
         }
     });
 }
