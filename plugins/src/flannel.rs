@@ -26,10 +26,7 @@ impl Plugin for Flannel {
         let settings = Settings::of(&call.conf)?;
         let lease = SubnetEnv::read(&settings.subnet_file)?;
         let handed = Handed::to(call, Conf::new(settings.delegate_conf(&lease))?)?;
-        if let Some(ipam) = handed.call.conf.ipam_type()? {
-            // Nothing could be undone, nor deleted, without it.
-            Delegate::find(call, ipam).map_err(|error| error.within("failed to delegate add"))?;
-        }
+        handed.refuse_missing_ipam()?;
         let scratch = Scratch::of(call, &settings.data_dir);
         let file = scratch.save(handed.call.conf.fields())?;
         let added = handed.plugin.add(&handed.call);
@@ -105,6 +102,22 @@ impl Handed {
             plugin: Delegate::find(call, delegate_type(&conf)?)?,
             call: call.with_conf(conf),
         })
+    }
+
+    /// Our bridge cannot undo nor delete what it did without the plugin that manages its addresses,
+    /// so a pod is not begun without it. What other delegates need is theirs to know.
+    fn refuse_missing_ipam(&self) -> Result<()> {
+        let ipam = self
+            .call
+            .conf
+            .ipam_type()?
+            .filter(|_| self.plugin.is_ours());
+        let found = ipam
+            .map(|ipam| Delegate::find(&self.call, ipam))
+            .transpose();
+        found
+            .map(drop)
+            .map_err(|error| error.within("failed to delegate add"))
     }
 
     fn undo(&self) -> Result<()> {
@@ -213,7 +226,7 @@ mod tests {
         let dir = env::temp_dir().join(format!("weft-flannel-{test}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("data")).unwrap();
-        for name in ["bridge", "flannel"] {
+        for name in ["bridge", "flannel", "host-local"] {
             symlink(env::current_exe().unwrap(), dir.join(name)).unwrap();
         }
         let lease = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\n\
