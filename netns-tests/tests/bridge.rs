@@ -707,13 +707,26 @@ fn p8_interfaces_that_listen_to_routers_go_on_listening() {
     in_node(|world| {
         let pod = world.netns("pod");
         world.exec("ip link add wan type veth peer name wan-far; ip link set wan up");
-        set_sysctl("net/ipv6/conf/wan/accept_ra", "1");
+        world.exec("ip link set wan-far up; ip -6 route add default via fe80::1 dev wan proto ra");
+        for link in ["wan", "wan-far"] {
+            set_sysctl(&format!("net/ipv6/conf/{link}/accept_ra"), "1");
+        }
         assert_eq!(sysctl("net/ipv6/conf/all/forwarding"), "0");
         add(
             &network(json!({"ipam": dual_stack()})),
             &Attachment::new("c", &pod),
         );
         assert_eq!(sysctl("net/ipv6/conf/wan/accept_ra"), "2");
+        assert_eq!(
+            sysctl("net/ipv6/conf/wan-far/accept_ra"),
+            "1",
+            "has learned nothing"
+        );
+        assert!(
+            world
+                .exec("ip -6 route")
+                .contains("default via fe80::1 dev wan")
+        );
         assert_eq!(sysctl("net/ipv6/conf/all/forwarding"), "1");
     });
 }

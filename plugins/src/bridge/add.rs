@@ -11,7 +11,7 @@ use weft_net::{
 };
 
 use super::{
-    addressing,
+    addressing, advertisements,
     conf::{Gateway, Plan},
     gateway, host, masquerade, pod,
     remove::remove,
@@ -101,7 +101,7 @@ impl Wiring<'_> {
         let bridge = host::ensure_bridge(&mut self.host, plan)?;
         let mac = plan.mac.unwrap_or_else(|| self.pod_mac(outcome));
         let port = self.create_veth(&bridge, mac)?;
-        host::ignore_router_advertisements(&port.name)?;
+        advertisements::ignore(&port.name)?;
         self.set_port(port.index)?;
         let pod_link = port
             .link

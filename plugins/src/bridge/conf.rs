@@ -5,8 +5,6 @@ use std::ops::RangeInclusive;
 use weft_cni::{Args, Call, Conf, Dns, Error, Object, Result, Version};
 use weft_net::Mac;
 
-use super::vlan::gateway_name;
-
 /// What the configuration asks of ADD and CHECK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -135,6 +133,11 @@ pub(super) fn bridge_name(conf: &Conf) -> Result<String> {
         .with_details("a link's name has 1 to 15 bytes without / : or white space"));
     }
     Ok(name.to_owned())
+}
+
+/// A VLAN's gateway is a link of its own.
+pub(super) fn gateway_name(bridge: &str, vlan: u16) -> String {
+    format!("{bridge}.{vlan}")
 }
 
 fn truth(conf: &Object<'_>, key: &str) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! The bridge as the pods' gateway: its addresses, and forwarding.
 
-use std::{fs, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use weft_cni::{Error, Outcome, Result, Route};
@@ -9,7 +9,7 @@ use weft_net::{
     sysctl::Key,
 };
 
-use super::{addressing, conf::Plan};
+use super::{addressing, advertisements, conf::Plan};
 use crate::told::Told;
 
 pub(super) fn establish(
@@ -48,7 +48,7 @@ pub(super) fn establish(
             let _ = host.wait_until_local(address, ROUTE_PATIENCE);
         }
     }
-    forward(&wanted)
+    forward(host, &wanted)
 }
 
 /// A rival may have done the same meanwhile, which is as good.
@@ -93,42 +93,21 @@ fn occupied(link: &Link, rival: &Address, wanted: &IpNetwork) -> Error {
         ))
 }
 
-fn forward(addresses: &[IpNetwork]) -> Result<()> {
+fn forward(host: &mut Rtnl, addresses: &[IpNetwork]) -> Result<()> {
     if addresses.iter().any(IpNetwork::is_ipv4) {
         set(Key::new(["net", "ipv4", "ip_forward"]))?;
     }
     if addresses.iter().any(IpNetwork::is_ipv6) {
-        forward_ipv6()?;
+        forward_ipv6(host)?;
     }
     Ok(())
 }
 
-/// The kernel forgets the default routes that routers advertised to interfaces of a host that
-/// begins to forward, unless those interfaces say (2) that they listen all the same.
-fn forward_ipv6() -> Result<()> {
+fn forward_ipv6(host: &mut Rtnl) -> Result<()> {
     let key = Key::ipv6_conf("all", "forwarding");
     let forwards = key.as_ref().map(Key::read).transpose().told()?.flatten();
     if forwards.as_deref() == Some("0") {
-        let interfaces = fs::read_dir("/proc/sys/net/ipv6/conf")
-            .into_iter()
-            .flatten()
-            .flatten();
-        for interface in interfaces {
-            let name = interface.file_name();
-            let Some(name) = name
-                .to_str()
-                .filter(|name| !matches!(*name, "all" | "default" | "lo"))
-            else {
-                continue;
-            };
-            let Some(accepts) = Key::ipv6_conf(name, "accept_ra") else {
-                continue;
-            };
-            if accepts.read().ok().flatten().as_deref() == Some("1") {
-                // An interface that goes away meanwhile has no routes to keep.
-                let _ = accepts.set("2");
-            }
-        }
+        advertisements::keep_what_was_learned(host)?;
     }
     set(key)
 }

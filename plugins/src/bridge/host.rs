@@ -6,10 +6,9 @@ use weft_cni::{Error, Outcome, Result};
 use weft_net::{
     Mac,
     route::{Link, LinkChange, Neighbour, NeighbourState, NewBridge, Requests, Rtnl},
-    sysctl::Key,
 };
 
-use super::conf::Plan;
+use super::{advertisements, conf::Plan, vlan};
 use crate::told::Told;
 
 /// The bridge as the configuration wants it, made if it is not there.
@@ -37,12 +36,12 @@ fn create(host: &mut Rtnl, plan: &Plan) -> Result<Link> {
         // Another pod's ADD was faster.
         Err(error) if error.exists() => {}
         Err(error) if error.is_not_supported() && plan.vlans.is_some() => {
-            return Err(super::vlan::unsupported(&plan.bridge));
+            return Err(vlan::unsupported(&plan.bridge));
         }
         made => made.told()?,
     }
     if created {
-        ignore_router_advertisements(&plan.bridge)?;
+        advertisements::ignore(&plan.bridge)?;
     }
     let bridge = host.link(plan.bridge.as_str()).told()?;
     let adopted = adopt(host, bridge, plan);
@@ -64,7 +63,7 @@ fn adopt(host: &mut Rtnl, mut bridge: Link, plan: &Plan) -> Result<Link> {
         .with_details("name another \"bridge\" in the configuration, or remove that link"));
     }
     if plan.vlans.is_some() && !bridge.bridge.is_some_and(|set| set.vlan_filtering) {
-        super::vlan::filter(host, &bridge)?;
+        vlan::filter(host, &bridge)?;
     }
     let change = LinkChange {
         up: (!bridge.up).then_some(true),
@@ -91,18 +90,6 @@ fn new_mtu(host: &mut Rtnl, bridge: &Link, plan: &Plan) -> Result<Option<u32>> {
     };
     let may = mtu < bridge.mtu || host.links_of_master(bridge.index).told()?.is_empty();
     Ok(may.then_some(mtu))
-}
-
-/// Nobody but us gives a bridge, or a pod's port of it, an address.
-pub(super) fn ignore_router_advertisements(link: &str) -> Result<()> {
-    let Some(key) = Key::ipv6_conf(link, "accept_ra") else {
-        return Ok(());
-    };
-    // Where /proc/sys is read-only the kernel's default stays: a nuisance, no failure.
-    match key.set("0") {
-        Err(error) if !error.is_read_only() => Err(error).told(),
-        _ => Ok(()),
-    }
 }
 
 /// Tells the host which MAC the pod's addresses have: whoever had them before may still be

@@ -2,6 +2,7 @@
 
 mod add;
 mod addressing;
+mod advertisements;
 mod check;
 mod conf;
 mod gateway;

@@ -8,8 +8,8 @@ use weft_net::route::{
 };
 
 use super::{
-    conf::{Plan, Vlans},
-    host,
+    advertisements,
+    conf::{self, Plan, Vlans},
 };
 use crate::{owner, told::Told};
 
@@ -84,7 +84,7 @@ pub(super) fn check(host: &mut Rtnl, port: &Link, vlans: &Vlans) -> Result<()> {
 /// port of the bridge in that VLAN. An ADD that was killed may have left it half made, and a bridge
 /// that was made anew has lost it as a port, so all of it is put right each time.
 pub(super) fn gateway_link(host: &mut Rtnl, bridge: &Link, vlan: u16, plan: &Plan) -> Result<Link> {
-    let name = gateway_name(&bridge.name, vlan);
+    let name = conf::gateway_name(&bridge.name, vlan);
     let gateway = match host.link(name.as_str()) {
         Err(error) if error.is_not_found() => make_gateway(host, bridge, &name, vlan)?,
         link => link.told()?,
@@ -117,10 +117,6 @@ pub(super) fn gateway_link(host: &mut Rtnl, bridge: &Link, vlan: u16, plan: &Pla
     host.link(gateway.index).told()
 }
 
-pub(super) fn gateway_name(bridge: &str, vlan: u16) -> String {
-    format!("{bridge}.{vlan}")
-}
-
 fn make_gateway(host: &mut Rtnl, bridge: &Link, name: &str, vlan: u16) -> Result<Link> {
     let port = owner::gateway_port(name, vlan);
     let pair = NewVeth {
@@ -141,7 +137,7 @@ fn make_gateway(host: &mut Rtnl, bridge: &Link, name: &str, vlan: u16) -> Result
         Err(error) if error.exists() => {}
         made => made.told()?,
     }
-    host::ignore_router_advertisements(name)?;
+    advertisements::ignore(name)?;
     host.link(name).told()
 }
 
