@@ -27,7 +27,7 @@ TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps
 	containernetworking-plugins netavark containerd runc podman
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 # What the names of the tests contain that the guest runs.
-TEST_VM ?= vlan
+TEST_VM ?= vlan del_leaves_the_node what_is_retired a_mapped_port_answers
 
 .PHONY: help
 help: ## this list
