@@ -487,6 +487,26 @@ fn p4_del_without_a_namespace_removes_link_rules_and_reservation() {
     });
 }
 
+/// The reference plugin was first, and freed the address: nothing leads to what we made but its name.
+#[test]
+fn p4_a_pod_whose_address_was_released_by_others_loses_its_rules_all_the_same() {
+    in_node(|world| {
+        let (pod, other) = (world.netns("pod"), world.netns("other"));
+        let chain = Chain::new(&Cni::weft(), bridge_conf("0.3.1", json!({})));
+        let who = Attachment::new("c", &pod);
+        add(&chain, &who);
+        add(&chain, &Attachment::new("other", &other));
+        fs::remove_file("/var/lib/cni/networks/net/10.22.0.2").expect("a reservation");
+        chain.del(&who.netns("")).ok();
+        let map = world.exec("nft list map inet weft_pods masquerade4; ip -br link");
+        assert!(
+            !map.contains("10.22.0.2") && map.contains("10.22.0.3"),
+            "{map}"
+        );
+        assert_eq!(map.matches("veth").count(), 1, "{map}");
+    });
+}
+
 /// cri-o#2849: after a reboot the path of a pod's namespace may lead to somebody else's.
 #[test]
 fn crio_2849_a_recycled_namespace_path_costs_its_new_owner_nothing() {

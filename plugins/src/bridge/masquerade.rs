@@ -54,23 +54,28 @@ pub(super) fn check(plan: &Plan, owner: &Owner, outcome: &Outcome) -> Result<()>
 }
 
 /// Removes what there is in either back-end, ours or the reference plugin's: which of them was
-/// configured when the pod was added is not known any more. Without known addresses it goes by name.
+/// configured when the pod was added is not known any more.
+///
+/// Where nobody can tell the addresses it goes by name. Where there are none any more, as when
+/// another plugin has released them before, it does so in nftables only: a chain of iptables is
+/// shared by all interfaces of the container on this network.
 pub(super) fn dismiss(
     nft: &mut NftSocket,
     owner: &Owner,
     addresses: Option<&[IpNetwork]>,
 ) -> Result<()> {
-    if addresses.is_some_and(<[_]>::is_empty) {
-        return Ok(());
-    }
     let known = addresses.unwrap_or_default();
+    let released = addresses.is_some() && known.is_empty();
     let ips: Vec<_> = known.iter().map(IpNetwork::ip).collect();
     let dismissed = [
-        with_iptables(owner, known).del(&Host::here()),
+        match released {
+            true => Ok(()),
+            false => with_iptables(owner, known).del(&Host::here()),
+        },
         reference::remove_masquerade(nft, &owner.mark()).told(),
-        match addresses {
-            Some(_) => pods::dismiss(nft, owner, &ips).told(),
-            None => pods::dismiss_by_name(nft, owner).told(),
+        match known {
+            [] => pods::dismiss_by_name(nft, owner).told(),
+            _ => pods::dismiss(nft, owner, &ips).told(),
         },
     ];
     Error::all(dismissed.into_iter().filter_map(Result::err).collect())

@@ -1,10 +1,10 @@
 //! Mappings made, removed and judged: look, decide, commit; and again, when somebody was faster.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread};
 
 use rustix::io::Errno;
 use weft_net::{
-    Result,
+    Error, Result,
     nft::{Element, Found, NftSocket, Object, Set, StoredElement, Transaction},
 };
 
@@ -134,6 +134,15 @@ fn publish_once(
         })
         .collect();
 
+    let leaving = standing
+        .iter()
+        .filter_map(|(_, element)| element.lifetime());
+    if let Some(left) = leaving.max() {
+        // Somebody has just given the port up. To delete what goes by itself within a tick of the
+        // kernel's clock would take longer.
+        thread::sleep(left);
+        return Err(Error::new("map a port", Errno::RESTART));
+    }
     let is_laid = chains[0].is_some();
     // Who only creates cannot spoil what others do meanwhile, and need not begin again for them.
     let only_creates = is_laid && standing.is_empty();
@@ -271,7 +280,7 @@ pub(super) fn again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
             Some(Errno::NOENT) => left.min(ATTEMPTS_TO_BUILD_UPON) - 1,
             _ => return Err(error),
         };
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
