@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   cni0.100 10.22.0.1/24 ══ vlan100-xxxxxx ─┐
-//!                                           cni0 ── vethXXXXXXXXXXX ══ eth0 :pod
+//!                                           cni0 ── veth··········· ══ eth0 :pod
 //! ```
 mod node;
 
