@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn plugins_561_a_lock_that_never_comes_is_waited_for_with_a_bound() {
+    fn p18_plugins_561_a_lock_that_never_comes_is_waited_for_with_a_bound() {
         let scratch = Scratch::new();
         let path = scratch.path().join("lock");
         let held = Lock::acquire(open(&path), &path, Duration::ZERO).unwrap();

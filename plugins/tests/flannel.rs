@@ -253,7 +253,7 @@ fn a_delegate_that_can_neither_add_nor_undo_is_remembered() {
 
 /// Upstream answers 999, which tells no runtime that waiting helps, and its STATUS says ready.
 #[test]
-fn without_subnet_env_add_says_try_again_and_status_not_available() {
+fn p17_without_subnet_env_add_says_try_again_and_status_not_available() {
     let world = World::new();
     world.lose("subnet.env");
     let error = world.call("ADD", "c1", "eth0", &kube_flannel()).fails(11);

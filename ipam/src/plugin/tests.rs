@@ -251,7 +251,7 @@ fn the_addresses_of_an_attachment_can_be_asked_for_before_it_goes() {
 }
 
 #[test]
-fn plugins_498_an_empty_file_is_used_and_deleted_again() {
+fn p1_plugins_498_an_empty_file_is_used_and_deleted_again() {
     let scratch = Scratch::new();
     for n in 2..=6 {
         scratch.write(
@@ -363,7 +363,7 @@ fn a_status_makes_nothing_and_tells_what_would_fail() {
 }
 
 #[test]
-fn podman_3759_a_static_address_comes_back_to_its_container_after_a_reboot() {
+fn p1_podman_3759_a_static_address_comes_back_to_its_container_after_a_reboot() {
     let scratch = Scratch::new();
     let ask = |id: &str, ifname: &str| {
         let call = scratch.call(id, json!({"runtimeConfig": {"ips": ["10.0.0.5"]}}));
@@ -386,7 +386,7 @@ fn podman_3759_a_static_address_comes_back_to_its_container_after_a_reboot() {
 }
 
 #[test]
-fn nerdctl_665_a_container_started_again_after_a_reboot_gets_an_address() {
+fn p1_nerdctl_665_a_container_started_again_after_a_reboot_gets_an_address() {
     let scratch = Scratch::new();
     let call = scratch.call("c1", dual());
     add(&call, &boot(1)).unwrap();

@@ -88,7 +88,7 @@ fn gc_without_a_list_does_nothing_and_with_null_knows_no_pod() {
 
 /// plugins#29: a failed ADD leaves the interface, and a retry says that it exists.
 #[test]
-fn plugins_29_an_add_that_failed_leaves_nothing_and_can_be_retried() {
+fn p16_plugins_29_an_add_that_failed_leaves_nothing_and_can_be_retried() {
     in_node(|world| {
         let pod = world.netns("pod");
         let who = Attachment::new("c", &pod);

@@ -100,7 +100,7 @@ fn other_protocols_and_ports_are_left_alone() {
 
 /// GHSA-jv3w-x3r3-g6rm: the port alone was matched, whatever the destination.
 #[test]
-fn a_mapped_port_of_another_machine_is_not_hijacked() {
+fn p14_a_mapped_port_of_another_machine_is_not_hijacked() {
     in_world(|world| {
         let node = Node::new(world);
         let (pod, neighbour) = (node.pod(2), node.pod(3));
@@ -364,7 +364,7 @@ fn conditions_that_nft_refuses_leave_nothing() {
 }
 
 #[test]
-fn a_udp_sender_that_never_pauses_is_led_to_the_new_pod() {
+fn p9_a_udp_sender_that_never_pauses_is_led_to_the_new_pod() {
     in_world(|world| {
         let node = Node::new(world);
         let (old, new) = (node.pod(2), node.pod(3));
