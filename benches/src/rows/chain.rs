@@ -13,7 +13,7 @@ use crate::{Bench, ms};
 pub(crate) const NAME: &str = "chain";
 pub(crate) const PLAIN: &str = "plain";
 
-const ROUNDS: u16 = 31;
+const ROUNDS: u16 = 60;
 /// The kernel finishes in the background what a contestant has begun: the next one waits for it.
 const AFTERMATH: Duration = Duration::from_millis(40);
 /// Not counted: the first pods make the bridge and the tables, and warm the caches.
