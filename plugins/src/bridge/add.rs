@@ -23,6 +23,8 @@ pub(super) fn add(call: &Call, plan: &Plan) -> Result<Outcome> {
     let namespace = namespace::required(call)?;
     let mut pod = Rtnl::open_in(&namespace).told()?;
     refuse_taken_name(&mut pod, call)?;
+    // Before the reservation: from there on every failure is undone.
+    let host = Rtnl::open().told()?;
     let mut outcome = addresses(call, plan)?;
     let wiring = Wiring {
         call,
@@ -30,7 +32,7 @@ pub(super) fn add(call: &Call, plan: &Plan) -> Result<Outcome> {
         owner: Owner::of(call),
         namespace,
         pod,
-        host: Rtnl::open().told()?,
+        host,
     };
     match wiring.build(&mut outcome) {
         Ok(()) => Ok(outcome),
@@ -121,8 +123,10 @@ impl Wiring<'_> {
                 .wait_for_link(port.index, PORT_PATIENCE, lets_frames_through);
             let up = up.told()?;
             pod::announce(&mut self.pod, pod_link, mac, outcome)?;
-            if plan.gateway != Gateway::No && up.is_forwarding() {
-                let gateway = gateway_link.as_ref().unwrap_or(&bridge);
+            let gateway = gateway_link.as_ref().unwrap_or(&bridge);
+            // Only the first pod brings the bridge up.
+            let is_first = plan.gateway != Gateway::No && !gateway.is_operational();
+            if is_first && up.is_forwarding() {
                 // What more it could wait for, no pod can give it.
                 let _ = self
                     .host

@@ -23,41 +23,34 @@ pub(super) fn remove(call: &Call) -> Result<()> {
     let addresses = known_addresses(call, ipam.as_ref());
     let mut nft = NftSocket::open().told();
     match &mut nft {
-        Ok(nft) => failures.extend(remove_rules(call, nft, &owner, addresses.as_deref()).err()),
+        Ok(nft) => failures.extend(masquerade::dismiss(nft, &owner, addresses.as_deref()).err()),
         Err(error) => failures.push(error.clone()),
     }
     failures.extend(remove_links(call, &owner, addresses.as_deref().unwrap_or_default()).err());
+    if let Ok(nft) = &mut nft {
+        // What keeps the pod to its own MAC address stands as long as its link does.
+        failures.extend(release_mac(call, nft, &owner).err());
+    }
     if let Some(ipam) = ipam {
         failures.extend(ipam.del(call).err());
     }
-    // Both what was retired and, on older kernels, what was deleted takes its time to be gone. It
-    // has passed while the links went.
+    // Both what was retired and, on older kernels, what was deleted takes its time to be gone. For
+    // the masquerading it has passed while the links went.
     if let Ok(mut nft) = nft {
         nft.wait_for_retired();
     }
     Error::all(failures)
 }
 
-fn remove_rules(
-    call: &Call,
-    nft: &mut NftSocket,
-    owner: &Owner,
-    addresses: Option<&[IpNetwork]>,
-) -> Result<()> {
-    let mut failures = Vec::new();
-    failures.extend(masquerade::dismiss(nft, owner, addresses).err());
-    if call
-        .conf
-        .object()
-        .truth("macspoofchk")
-        .ok()
-        .flatten()
-        .unwrap_or_default()
-    {
-        failures.extend(spoof::release(nft, owner).told().err());
-        failures.extend(reference::remove_mac_check(nft, owner).told().err());
+fn release_mac(call: &Call, nft: &mut NftSocket, owner: &Owner) -> Result<()> {
+    if !matches!(call.conf.object().truth("macspoofchk"), Ok(Some(true))) {
+        return Ok(());
     }
-    Error::all(failures)
+    let released = [
+        spoof::release(nft, owner).told(),
+        reference::remove_mac_check(nft, owner).told(),
+    ];
+    Error::all(released.into_iter().filter_map(Result::err).collect())
 }
 
 fn find_ipam(call: &Call) -> Result<Option<Delegate>> {
@@ -77,7 +70,7 @@ fn known_addresses(call: &Call, ipam: Option<&Delegate>) -> Option<Vec<IpNetwork
     let mut addresses: Vec<IpNetwork> = told.map(|ip| ip.address).collect();
     let reserved = match ipam {
         None => Vec::new(),
-        // What is reserved is all there can be; when nothing is, a DEL before this one removed it.
+        // None reserved is an answer too: a DEL before this one, or another plugin's, released it.
         Some(ipam) if ipam.is_ours() => match weft_ipam::reserved(call) {
             Err(_) if addresses.is_empty() => return None,
             reserved => reserved.unwrap_or_default(),

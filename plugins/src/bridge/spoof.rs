@@ -48,7 +48,7 @@ pub(super) fn guard(owner: &Owner, mac: Mac) -> Result<()> {
     }
 }
 
-/// The port's name is the owner's alone, so what is under it needs no second look.
+/// By name, since nobody can tell any more which MAC address the pod was given.
 pub(super) fn release(nft: &mut NftSocket, owner: &Owner) -> Result<()> {
     let mark = owner.mark();
     remove_where(nft, |comment| comment.starts_with(&mark))
