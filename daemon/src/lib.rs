@@ -1,0 +1,1 @@
+//! weftd and weft: leases → plan → reconcile.

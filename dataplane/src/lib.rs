@@ -1,0 +1,1 @@
+//! The userspace packet path: TUN queues, UDP batches, segmenting and coalescing, the peer table.
