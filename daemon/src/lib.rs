@@ -1,1 +1,5 @@
 //! weftd and weft: leases → plan → reconcile.
+
+pub mod conf;
+pub mod lease;
+pub mod store;
