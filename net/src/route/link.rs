@@ -6,7 +6,7 @@ use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::{RTM_GETLINK, Reply, Requests, Rtnl, Ticket};
+use super::{RTM_GETLINK, Reply, Requests, Rtnl, Ticket, Vxlan};
 use crate::error::Result;
 use crate::mac::Mac;
 use crate::message::{Attribute, Attributes, u32_at};
@@ -29,9 +29,13 @@ pub struct Link {
     pub mtu: u32,
     pub txqlen: u32,
     pub alias: Option<String>,
+    /// Switched on; whether anything gets through is told by the next.
     pub up: bool,
+    /// Has a carrier (IFF_LOWER_UP).
+    pub lower_up: bool,
     pub promisc: bool,
     pub loopback: bool,
+    pub point_to_point: bool,
     pub operstate: OperState,
     /// The bridge or other device this link is a port of.
     pub master: Option<u32>,
@@ -43,6 +47,8 @@ pub struct Link {
     pub port: Option<BridgePort>,
     /// What this link, a bridge, is set to.
     pub bridge: Option<Bridge>,
+    /// What this link, a VXLAN device, is set to.
+    pub vxlan: Option<Vxlan>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,14 +140,17 @@ impl Reply for Link {
             txqlen: 0,
             alias: None,
             up: flags.contains(LinkFlags::Up),
+            lower_up: flags.contains(LinkFlags::LowerUp),
             promisc: flags.contains(LinkFlags::Promisc),
             loopback: flags.contains(LinkFlags::Loopback),
+            point_to_point: flags.contains(LinkFlags::Pointopoint),
             operstate: OperState::Unknown,
             master: None,
             link: None,
             link_namespace: None,
             port: None,
             bridge: None,
+            vxlan: None,
         };
         for attribute in Attributes::after(payload, LINK_HEADER) {
             link.take_up(attribute)?;
@@ -157,6 +166,10 @@ impl Link {
 
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
+    }
+
+    pub fn is_vxlan(&self) -> bool {
+        self.kind.as_deref() == Some("vxlan")
     }
 
     fn take_up(&mut self, attribute: Attribute<'_>) -> Option<()> {
@@ -183,6 +196,7 @@ impl Link {
             match attribute.kind {
                 IFLA_INFO_KIND => self.kind = Some(attribute.as_text().into_owned()),
                 IFLA_INFO_DATA if self.is_bridge() => self.bridge = Some(Bridge::read(attribute)),
+                IFLA_INFO_DATA if self.is_vxlan() => self.vxlan = Some(Vxlan::read(attribute)?),
                 IFLA_INFO_SLAVE_KIND => of_bridge = attribute.as_text() == "bridge",
                 IFLA_INFO_SLAVE_DATA if of_bridge => {
                     self.port = Some(BridgePort::read(attribute)?);

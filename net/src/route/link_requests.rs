@@ -195,16 +195,20 @@ impl Requests {
         )
     }
 
-    fn create(&mut self, message: &LinkMessage, doing: String) -> Ticket<()> {
+    pub(super) fn create(&mut self, message: &LinkMessage, doing: String) -> Ticket<()> {
         self.change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, doing, message)
     }
 }
 
-fn identity(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> Vec<LinkAttribute> {
+pub(super) fn identity(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     attributes.extend(mtu.map(LinkAttribute::Mtu));
     attributes
+}
+
+pub(super) fn set_up_flag(header: &mut LinkHeader, up: bool) {
+    set_flag(header, LinkFlags::Up, up);
 }
 
 fn set_flag(header: &mut LinkHeader, flag: LinkFlags, on: bool) {

@@ -11,6 +11,7 @@ mod link_requests;
 mod lookup;
 mod neighbour;
 mod routes;
+mod vxlan;
 mod wait;
 
 use std::marker::PhantomData;
@@ -24,6 +25,7 @@ pub use link_requests::{Ipv4Conf, LinkChange, NewBridge, NewVeth, VethPeer};
 pub use lookup::Way;
 pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
 pub use routes::{Route, RouteFilter, Scope};
+pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result, Why};

@@ -11,4 +11,5 @@ mod links;
 mod namespaces;
 mod neighbours;
 mod routes;
+mod vxlan;
 mod world;
