@@ -24,7 +24,7 @@ pub use link::{Bridge, BridgePort, Link, LinkRef, OperState, PortState};
 pub use link_requests::{Ipv4Conf, LinkChange, NewBridge, NewVeth, VethPeer};
 pub use lookup::Way;
 pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
-pub use routes::{Route, RouteFilter, Scope};
+pub use routes::{Route, RouteFilter, RouteKind, Scope};
 pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
 
 use crate::batch::Batch;

@@ -33,9 +33,28 @@ pub struct FdbEntry {
     /// The far end of the tunnel, on a VXLAN device.
     pub remote: Option<IpAddr>,
     pub vlan: Option<u16>,
+    /// Where they differ from what the VXLAN device is set to.
+    pub port: Option<u16>,
+    pub vni: Option<u32>,
     /// In the database of the bridge that `link` is a port of, rather than in the link's own.
     pub of_master: bool,
     pub state: NeighbourState,
+}
+
+impl FdbEntry {
+    /// By way of the VXLAN device `link`, `mac` is at `remote`; for good.
+    pub fn tunnel(link: u32, mac: Mac, remote: IpAddr) -> Self {
+        Self {
+            link,
+            mac,
+            remote: Some(remote),
+            vlan: None,
+            port: None,
+            vni: None,
+            of_master: false,
+            state: NeighbourState::Permanent,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +201,12 @@ fn fdb_message(entry: &FdbEntry) -> NeighbourMessage {
         .attributes
         .extend(entry.vlan.map(NeighbourAttribute::Vlan));
     message
+        .attributes
+        .extend(entry.port.map(NeighbourAttribute::Port));
+    message
+        .attributes
+        .extend(entry.vni.map(NeighbourAttribute::Vni));
+    message
 }
 
 fn hardware(mac: Mac) -> NeighbourAttribute {
@@ -214,6 +239,8 @@ pub(super) fn read_fdb(payload: &[u8]) -> Option<Option<FdbEntry>> {
         mac,
         remote: parts.address,
         vlan: parts.vlan,
+        port: parts.port,
+        vni: parts.vni,
         of_master: parts.of_master,
         state: parts.state,
     };
@@ -226,6 +253,8 @@ struct Parts {
     address: Option<IpAddr>,
     mac: Option<Mac>,
     vlan: Option<u16>,
+    port: Option<u16>,
+    vni: Option<u32>,
     of_master: bool,
 }
 
@@ -237,6 +266,8 @@ impl Parts {
             address: None,
             mac: None,
             vlan: None,
+            port: None,
+            vni: None,
             of_master: false,
         };
         for attribute in Attributes::after(payload, NEIGHBOUR_HEADER) {
@@ -244,6 +275,9 @@ impl Parts {
                 NDA_DST => parts.address = ip::from_bytes(attribute.value),
                 NDA_LLADDR => parts.mac = Mac::from_bytes(attribute.value),
                 NDA_VLAN => parts.vlan = Some(attribute.as_u16()?),
+                // The one number here in network order.
+                NDA_PORT => parts.port = Some(u16::from_be(attribute.as_u16()?)),
+                NDA_VNI => parts.vni = Some(attribute.as_u32()?),
                 NDA_MASTER => parts.of_master = true,
                 _ => {}
             }
@@ -286,6 +320,8 @@ const NEIGHBOUR_HEADER: usize = 12;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_VLAN: u16 = 5;
+const NDA_PORT: u16 = 6;
+const NDA_VNI: u16 = 7;
 const NDA_MASTER: u16 = 9;
 
 #[cfg(test)]

@@ -15,10 +15,11 @@ use crate::error::Result;
 use crate::ip;
 use crate::message::{Attribute, Attributes, NLM_F_CREATE, NLM_F_REPLACE, u32_at};
 
-/// A unicast route. One with several next hops is told as one of these for each.
+/// A route. One with several next hops is told as one of these for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     pub destination: IpNetwork,
+    pub kind: RouteKind,
     /// May be of the other family: IPv4 by way of an IPv6 neighbour.
     pub gateway: Option<IpAddr>,
     pub link: Option<u32>,
@@ -34,6 +35,18 @@ pub struct Route {
     pub onlink: bool,
     /// Who made it (RTPROT_*).
     pub protocol: u8,
+    /// Told, never asked for: it is one next hop of several.
+    pub multipath: bool,
+}
+
+/// What becomes of packets (RTN_*).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    Unicast,
+    /// They vanish.
+    Blackhole,
+    /// What we never make, by its number.
+    Other(u8),
 }
 
 /// How far away a destination is (RT_SCOPE_*), by its number.
@@ -47,6 +60,8 @@ pub struct RouteFilter {
     pub table: Option<u32>,
     pub link: Option<u32>,
     pub protocol: Option<u8>,
+    /// Unicast routes only if false.
+    pub of_any_kind: bool,
 }
 
 impl Route {
@@ -57,6 +72,7 @@ impl Route {
     pub fn to(destination: IpNetwork) -> Self {
         Self {
             destination,
+            kind: RouteKind::Unicast,
             gateway: None,
             link: None,
             source: None,
@@ -67,11 +83,38 @@ impl Route {
             advmss: None,
             onlink: false,
             protocol: Self::PROTOCOL_BOOT,
+            multipath: false,
+        }
+    }
+
+    /// Has what is sent to `destination` vanish, unless a more specific route knows better.
+    pub fn blackhole(destination: IpNetwork) -> Self {
+        Self {
+            kind: RouteKind::Blackhole,
+            ..Self::to(destination)
         }
     }
 
     pub fn is_default(&self) -> bool {
         self.destination.prefix() == 0
+    }
+}
+
+impl RouteKind {
+    fn to_wire(self) -> RouteType {
+        match self {
+            Self::Unicast => RouteType::Unicast,
+            Self::Blackhole => RouteType::BlackHole,
+            Self::Other(number) => RouteType::from(number),
+        }
+    }
+
+    fn from_wire(number: u8) -> Self {
+        match RouteType::from(number) {
+            RouteType::Unicast => Self::Unicast,
+            RouteType::BlackHole => Self::Blackhole,
+            _ => Self::Other(number),
+        }
     }
 }
 
@@ -108,15 +151,28 @@ impl Requests {
         )
     }
 
-    /// ESRCH if there is none. What is None in `route` does not matter.
+    /// ESRCH if there is none. What is None in `route` does not matter, nor does who made it.
     pub fn delete_route(&mut self, route: &Route) -> Ticket<()> {
         let doing = format!("delete route {}", describe(route));
         self.change(RTM_DELROUTE, 0, doing, &message(route, Intent::Delete))
     }
+
+    /// The same, but only a route of this very protocol; so a route as it was listed is deleted,
+    /// and no other that somebody has put in its place.
+    pub fn delete_route_of_protocol(&mut self, route: &Route) -> Ticket<()> {
+        let mut message = message(route, Intent::Delete);
+        message.header.protocol = RouteProtocol::from(route.protocol);
+        let doing = format!(
+            "delete route {} of protocol {}",
+            describe(route),
+            route.protocol
+        );
+        self.change(RTM_DELROUTE, 0, doing, &message)
+    }
 }
 
 impl Rtnl {
-    /// Unicast routes; the kernel filters.
+    /// Routes of one family; the kernel filters.
     pub fn routes(&mut self, filter: RouteFilter) -> Result<Vec<Route>> {
         let mut message = RouteMessage::default();
         message.header.address_family = if filter.ipv6 {
@@ -124,7 +180,9 @@ impl Rtnl {
         } else {
             AddressFamily::Inet
         };
-        message.header.kind = RouteType::Unicast;
+        if !filter.of_any_kind {
+            message.header.kind = RouteType::Unicast;
+        }
         message.header.protocol = RouteProtocol::from(filter.protocol.unwrap_or(0));
         message
             .attributes
@@ -157,7 +215,7 @@ fn message(route: &Route, intent: Intent) -> RouteMessage {
         table: u8::try_from(route.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC),
         protocol: RouteProtocol::from(route.protocol),
         scope: RouteScope::from(scope(route, intent).0),
-        kind: RouteType::Unicast,
+        kind: route.kind.to_wire(),
         ..RouteHeader::default()
     };
     if intent == Intent::Delete {
@@ -195,9 +253,10 @@ fn message(route: &Route, intent: Intent) -> RouteMessage {
 
 /// IPv4 takes a route without gateway only with a scope that says its destination is near.
 fn scope(route: &Route, intent: Intent) -> Scope {
-    let implied = match (intent, route.destination, route.gateway) {
+    let near = route.gateway.is_none() && route.kind == RouteKind::Unicast;
+    let implied = match (intent, route.destination, near) {
         (Intent::Delete, IpNetwork::V4(_), _) => Scope::NOWHERE,
-        (Intent::Add, IpNetwork::V4(_), None) => Scope::LINK,
+        (Intent::Add, IpNetwork::V4(_), true) => Scope::LINK,
         _ => Scope::UNIVERSE,
     };
     route.scope.unwrap_or(implied)
@@ -222,7 +281,7 @@ fn describe(route: &Route) -> String {
 }
 
 pub(super) fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
-    let [family, prefix, _, _, table, protocol, scope, _kind, ..] = *payload else {
+    let [family, prefix, _, _, table, protocol, scope, kind, ..] = *payload else {
         return None;
     };
     let ipv6 = AddressFamily::from(family) == AddressFamily::Inet6;
@@ -232,6 +291,7 @@ pub(super) fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
         Ipv4Addr::UNSPECIFIED.into()
     };
     let mut route = Route::to(IpNetwork::new(any, prefix).ok()?);
+    route.kind = RouteKind::from_wire(kind);
     route.table = table.into();
     route.protocol = protocol;
     route.scope = Some(Scope(scope));
@@ -284,7 +344,10 @@ fn read_hops(mut hops: &[u8], common: &Route, routes: &mut Vec<Route>) -> Option
     while !hops.is_empty() {
         let length = usize::from(crate::message::u16_at(hops, 0)?);
         let hop = hops.get(..length).filter(|h| h.len() >= NEXT_HOP_HEADER)?;
-        let mut route = *common;
+        let mut route = Route {
+            multipath: true,
+            ..*common
+        };
         route.onlink = is_onlink(hop[2].into());
         route.link = Some(u32_at(hop, 4)?);
         for attribute in Attributes::after(hop, NEXT_HOP_HEADER) {

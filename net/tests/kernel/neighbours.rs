@@ -57,6 +57,8 @@ fn a_bridges_forwarding_entries_are_told_apart_from_its_ports_own() {
             mac: mac("02:00:00:00:00:0b"),
             remote: None,
             vlan: None,
+            port: None,
+            vni: None,
             of_master: true,
             state: NeighbourState::Noarp,
         };
@@ -94,6 +96,8 @@ fn a_vxlans_forwarding_entries_name_the_far_end() {
             mac: mac(mac_address),
             remote: Some(remote.parse().unwrap()),
             vlan: None,
+            port: None,
+            vni: None,
             of_master: false,
             state: NeighbourState::Permanent,
         };

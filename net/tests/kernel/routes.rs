@@ -3,9 +3,9 @@
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 use weft_net::Rtnl;
-use weft_net::route::{Address, Requests, Route, RouteFilter, Scope};
+use weft_net::route::{Address, Requests, Route, RouteFilter, RouteKind, Scope};
 
-use crate::world::{eventually, in_fresh_namespace, json, one, veth};
+use crate::world::{eventually, in_fresh_namespace, json, one, output, veth};
 
 /// v1, up, with 10.1.0.2/24 and fd00::2/64; returns its index.
 fn link_with_addresses(rtnl: &mut Rtnl) -> u32 {
@@ -79,6 +79,7 @@ fn a_route_keeps_every_attribute_it_is_given() {
                 table: Some(300),
                 protocol: Some(84),
                 link,
+                ..RouteFilter::default()
             };
             assert_eq!(rtnl.routes(filter).unwrap(), [route]);
             assert!(rtnl.one(|r| r.add_route(&route)).unwrap_err().exists());
@@ -260,5 +261,88 @@ fn the_way_to_an_address_tells_the_link_and_whether_it_is_our_own() {
         }
         let nowhere = rtnl.way_to(to("192.0.2.1")).unwrap_err();
         assert_eq!(nowhere.errno(), Some(Errno::NETUNREACH));
+    });
+}
+
+#[test]
+fn a_blackhole_is_made_listed_when_asked_for_and_deleted() {
+    in_fresh_namespace(|| {
+        let mut rtnl = Rtnl::open().unwrap();
+        link_with_addresses(&mut rtnl);
+        for (destination, ip) in [("10.9.0.0/16", "ip"), ("fd09::/16", "ip -6")] {
+            let route = Route {
+                protocol: 84,
+                ..Route::blackhole(destination.parse().unwrap())
+            };
+            rtnl.one(|r| r.replace_route(&route)).unwrap();
+            rtnl.one(|r| r.replace_route(&route)).unwrap();
+            let seen = one(&format!("{ip} -j route show type blackhole"));
+            assert_eq!(seen["dst"], destination);
+            let unicast = RouteFilter {
+                ipv6: route.destination.is_ipv6(),
+                protocol: Some(84),
+                ..RouteFilter::default()
+            };
+            assert_eq!(rtnl.routes(unicast).unwrap(), []);
+            let any = RouteFilter {
+                of_any_kind: true,
+                ..unicast
+            };
+            let told = rtnl.routes(any).unwrap();
+            assert_eq!(told.len(), 1);
+            assert_eq!(told[0].kind, RouteKind::Blackhole);
+            rtnl.one(|r| r.delete_route_of_protocol(&told[0])).unwrap();
+            assert_eq!(rtnl.routes(any).unwrap(), []);
+        }
+    });
+}
+
+#[test]
+fn of_routes_that_differ_in_protocol_or_metric_the_one_meant_is_deleted() {
+    in_fresh_namespace(|| {
+        let mut rtnl = Rtnl::open().unwrap();
+        let link = Some(link_with_addresses(&mut rtnl));
+        for (destination, gateway) in [("10.7.0.0/16", "10.1.0.1"), ("fd07::/16", "fd00::1")] {
+            let route = |protocol, priority| Route {
+                gateway: Some(gateway.parse().unwrap()),
+                link,
+                priority: Some(priority),
+                protocol,
+                ..to(destination)
+            };
+            for route in [route(84, 10), route(4, 20), route(84, 30)] {
+                rtnl.one(|r| r.add_route(&route)).unwrap();
+            }
+            let refused = rtnl
+                .one(|r| r.delete_route_of_protocol(&route(84, 20)))
+                .unwrap_err();
+            assert!(refused.is_not_found(), "{refused}");
+            rtnl.one(|r| r.delete_route_of_protocol(&route(84, 30)))
+                .unwrap();
+            let filter = RouteFilter {
+                ipv6: route(4, 20).destination.is_ipv6(),
+                ..RouteFilter::default()
+            };
+            let mut left = rtnl.routes(filter).unwrap();
+            left.retain(|r| r.destination == route(4, 20).destination);
+            let left: Vec<_> = left.iter().map(|r| (r.protocol, r.priority)).collect();
+            assert_eq!(left, [(84, Some(10)), (4, Some(20))]);
+        }
+    });
+}
+
+#[test]
+fn a_route_with_several_next_hops_is_told_as_such() {
+    in_fresh_namespace(|| {
+        let mut rtnl = Rtnl::open().unwrap();
+        link_with_addresses(&mut rtnl);
+        output("ip route add 10.7.0.0/16 nexthop via 10.1.0.3 dev v1 nexthop via 10.1.0.4 dev v1");
+        let mut told = rtnl.routes(RouteFilter::default()).unwrap();
+        told.retain(|r| r.multipath);
+        let gateways: Vec<_> = told
+            .iter()
+            .map(|r| r.gateway.unwrap().to_string())
+            .collect();
+        assert_eq!(gateways, ["10.1.0.3", "10.1.0.4"]);
     });
 }

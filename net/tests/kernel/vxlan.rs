@@ -3,8 +3,7 @@
 use rustix::io::Errno;
 use weft_net::Rtnl;
 use weft_net::route::{
-    Address, FdbEntry, LinkChange, NeighbourState, NewVxlan, Requests, Route, RouteFilter,
-    VxlanChange,
+    Address, FdbEntry, LinkChange, NewVxlan, Requests, Route, RouteFilter, VxlanChange,
 };
 
 use crate::world::{in_fresh_namespace, mac, one, veth};
@@ -114,14 +113,7 @@ fn local_address_lower_link_learning_mtu_and_mac_change_in_place_and_entries_sta
         rtnl.one(|r| r.create_veth(&veth("w1", "w2"))).unwrap();
         rtnl.one(|r| r.create_vxlan(&vxlan(lower))).unwrap();
         let link = rtnl.link("flannel.1").unwrap().index;
-        let entry = FdbEntry {
-            link,
-            mac: mac("02:00:00:00:00:09"),
-            remote: Some("192.0.2.9".parse().unwrap()),
-            vlan: None,
-            of_master: false,
-            state: NeighbourState::Permanent,
-        };
+        let entry = FdbEntry::tunnel(link, mac("02:00:00:00:00:09"), "192.0.2.9".parse().unwrap());
         let route = Route {
             gateway: Some("10.1.9.0".parse().unwrap()),
             link: Some(link),
