@@ -2,7 +2,7 @@
 
 use crate::conntrack::Connection;
 use crate::message::{Attributes, Messages};
-use crate::{nft, route};
+use crate::{nft, route, watch};
 
 /// A datagram: its messages, their verdicts, and their payloads as whatever they may be.
 pub fn netlink(datagram: &[u8]) {
@@ -12,6 +12,7 @@ pub fn netlink(datagram: &[u8]) {
         let _ = message.verdict();
         payload(message.payload);
     }
+    watch::read_as_anything(datagram);
     assert!(length <= datagram.len(), "no byte is read twice");
 }
 

@@ -14,6 +14,7 @@ pub mod nft;
 pub mod route;
 pub mod socket;
 pub mod sysctl;
+pub mod watch;
 
 pub use batch::Batch;
 pub use error::{Error, Result, Why};

@@ -64,6 +64,7 @@ impl<'a> Iterator for Messages<'a> {
             message_type: u16_at(self.rest, 4)?,
             flags: u16_at(self.rest, 6)?,
             sequence: u32_at(self.rest, 8)?,
+            port: u32_at(self.rest, 12)?,
             payload: self.rest.get(HEADER..length)?,
         };
         self.rest = self.rest.get(align(length)..).unwrap_or_default();
@@ -77,6 +78,9 @@ pub struct Message<'a> {
     pub message_type: u16,
     pub flags: u16,
     pub sequence: u32,
+    /// Of an answer, the port it is for; of an event, the port of whoever caused it, and zero if
+    /// the kernel itself did or did not keep in mind who.
+    pub port: u32,
     pub payload: &'a [u8],
 }
 

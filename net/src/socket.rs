@@ -2,6 +2,7 @@
 //! to them by sequence number. It moves bytes and knows no message but netlink's own.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use netlink_sys::SocketAddr;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use crate::batch::{Batch, Ends};
 use crate::error::{Error, Result, Why};
@@ -110,16 +112,28 @@ impl Socket {
     /// [`Socket::receive`]. Requests can still be made, but events that come before their answer
     /// are lost, so look at the state once more afterwards.
     pub fn subscribe(&mut self, group: u32) -> Result<()> {
-        let bound = if self.bound {
-            Ok(())
-        } else {
-            self.inner.bind(&SocketAddr::new(0, 0))
-        };
-        bound
+        self.bind()
             .and_then(|()| self.inner.add_membership(group))
             .map_err(|e| Error::new(format!("subscribe to netlink group {group}"), e))?;
-        (self.bound, self.listening) = (true, true);
+        self.listening = true;
         Ok(())
+    }
+
+    /// The number under which others are told what this socket changes; mostly, but not always,
+    /// the process's own.
+    pub fn port(&mut self) -> Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.bind()
+            .and_then(|()| self.inner.get_address(&mut address))
+            .map_err(|e| Error::new("learn the port of a netlink socket", e))?;
+        Ok(address.port_number())
+    }
+
+    /// Has room for `bytes` of waiting messages, or for as many as an unprivileged process may.
+    pub fn enlarge_receive_buffer(&mut self, bytes: usize) -> Result<()> {
+        sockopt::set_socket_recv_buffer_size_force(&self.inner, bytes)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&self.inner, bytes))
+            .map_err(|e| Error::new("enlarge a netlink socket's receive buffer", e))
     }
 
     /// Leaves a multicast group. Messages of it may still be waiting; requests pass them over.
@@ -153,8 +167,20 @@ impl Socket {
 
     /// The messages of the next datagram, waiting for it.
     pub fn receive(&mut self) -> Result<Messages<'_>> {
-        match self.receive_raw(Awaiting::Anything) {
+        match self.receive_raw(Awaiting::Anything, Patience::Waits) {
             Ok(()) => Ok(Messages::of(&self.buffer)),
+            Err(why) => Err(Error::new("receive from the kernel", why)),
+        }
+    }
+
+    /// The messages of the next datagram if there is one. ENOBUFS once after some did not fit.
+    pub fn receive_waiting(&mut self) -> Result<Option<Messages<'_>>> {
+        match self.receive_raw(Awaiting::Anything, Patience::Returns) {
+            Ok(()) => Ok(Some(Messages::of(&self.buffer))),
+            Err(Why::Refused {
+                errno: Errno::AGAIN,
+                ..
+            }) => Ok(None),
             Err(why) => Err(Error::new("receive from the kernel", why)),
         }
     }
@@ -187,7 +213,7 @@ impl Socket {
 
         let mut open = true;
         while open {
-            self.receive_raw(Awaiting::Answer)
+            self.receive_raw(Awaiting::Answer, Patience::Waits)
                 .map_err(|why| Error::new(batch.doing(last), why))?;
             for message in Messages::of(&self.buffer) {
                 let offset = message.sequence.wrapping_sub(first);
@@ -243,7 +269,7 @@ impl Socket {
         let mut consistency = Consistency::Whole;
         let mut sense = Some(());
         loop {
-            self.receive_raw(Awaiting::Answer)?;
+            self.receive_raw(Awaiting::Answer, Patience::Waits)?;
             for message in Messages::of(&self.buffer).filter(|m| m.sequence == sequence) {
                 if message.flags & NLM_F_DUMP_INTR != 0 {
                     consistency = Consistency::Torn;
@@ -259,6 +285,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    fn bind(&mut self) -> io::Result<()> {
+        if !self.bound {
+            self.inner.bind(&SocketAddr::new(0, 0))?;
+            self.bound = true;
+        }
+        Ok(())
     }
 
     fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Why> {
@@ -278,11 +312,15 @@ impl Socket {
     }
 
     /// Fills the buffer with the next datagram of the awaited sort that the kernel itself sent.
-    fn receive_raw(&mut self, awaiting: Awaiting) -> Result<(), Why> {
+    fn receive_raw(&mut self, awaiting: Awaiting, patience: Patience) -> Result<(), Why> {
+        let flags = match patience {
+            Patience::Waits => MSG_TRUNC,
+            Patience::Returns => MSG_TRUNC | MSG_DONTWAIT,
+        };
         loop {
             self.buffer.clear();
             self.buffer.reserve(LONGEST_DATAGRAM);
-            let received = self.inner.recv_from(&mut self.buffer, MSG_TRUNC);
+            let received = self.inner.recv_from(&mut self.buffer, flags);
             match received.map_err(Why::from) {
                 // Any process may send to a netlink socket; only the kernel has port 0.
                 Ok((_, from)) if from.port_number() != 0 => {}
@@ -324,6 +362,12 @@ enum Awaiting {
     Anything,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    Returns,
+}
+
 enum Consistency {
     Whole,
     Torn,
@@ -339,6 +383,7 @@ const DUMP_ATTEMPTS: usize = 8;
 
 /// Has the kernel tell a datagram's true length even if it did not fit.
 const MSG_TRUNC: i32 = 0x20;
+const MSG_DONTWAIT: i32 = 0x40;
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec {

@@ -19,6 +19,7 @@ pub use expr::{Expr, Op, Selector};
 pub use object::{
     Base, Chain, ChainKind, Family, Hook, Policy, Set, Table, Value, Verdict, priority,
 };
+pub(crate) use read::table_of;
 pub use read::{Generation, StoredChain, StoredElement, StoredRule, StoredTable};
 pub use set::{DataType, Element, SetData, SetSpec, concat, ifname, network_bounds, octets};
 pub use socket::{Found, NftSocket, Object, Snapshot};
@@ -57,6 +58,7 @@ mod kind {
     pub(super) const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
     pub(super) const GET_ELEMENT: u16 = SUBSYSTEM | 13;
     pub(super) const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+    pub(super) const NEW_GENERATION: u16 = SUBSYSTEM | 15;
     pub(super) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 }
 

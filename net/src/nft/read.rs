@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::object::{Chain, Family, Table, Value, Verdict};
 use super::wire::{Attrs, text};
-use super::{attr, userdata};
+use super::{attr, kind, userdata};
+use crate::message::Message;
 
 /// The number of a ruleset's state, which every change moves on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,13 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// If the message is the end of a transaction's news.
+    pub(crate) fn of_event(message: &Message<'_>) -> Option<Self> {
+        (message.message_type == kind::NEW_GENERATION)
+            .then(|| Self::parse(message.payload))
+            .flatten()
+    }
+
     /// From the payload of `NFT_MSG_NEWGEN`.
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let attrs = Attrs::of(payload);
@@ -29,6 +37,13 @@ impl Generation {
                 .to_owned(),
         })
     }
+}
+
+/// Which table is told of, or one of its chains, rules, sets or elements: all of them name it by
+/// an attribute of the same number.
+pub(crate) fn table_of(payload: &[u8]) -> Option<(Family, &str)> {
+    let family = Family::from_number(*payload.first()?)?;
+    Some((family, Attrs::of(payload).text(attr::TABLE_NAME)?))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

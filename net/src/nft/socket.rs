@@ -63,6 +63,11 @@ impl NftSocket {
         })
     }
 
+    /// See [`Socket::port`].
+    pub fn port(&mut self) -> Result<u32> {
+        self.socket.port()
+    }
+
     /// Makes the transaction's changes, or none of them; an error tells of the first that failed.
     /// A transaction without changes costs nothing.
     pub fn commit(&mut self, transaction: Transaction) -> Result<()> {

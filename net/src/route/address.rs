@@ -123,7 +123,7 @@ fn message(address: &Address) -> AddressMessage {
 }
 
 /// Outer None: makes no sense. Inner None: of a family that is not IP.
-pub(super) fn read(payload: &[u8]) -> Option<Option<Address>> {
+pub(crate) fn read(payload: &[u8]) -> Option<Option<Address>> {
     let [_family, prefix, flags, scope, ..] = *payload else {
         return None;
     };

@@ -19,11 +19,14 @@ use std::marker::PhantomData;
 use netlink_packet_core::Emitable;
 
 pub use address::Address;
+pub(crate) use address::read as read_address;
 pub use bridge::{PortSettings, PortVlan, VlanOwner, VlanRange};
 pub use link::{Bridge, BridgePort, Link, LinkRef, OperState, PortState};
 pub use link_requests::{Ipv4Conf, LinkChange, NewBridge, NewVeth, VethPeer};
 pub use lookup::Way;
 pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
+pub(crate) use neighbour::{read_fdb, read_neighbour};
+pub(crate) use routes::read as read_routes;
 pub use routes::{Route, RouteFilter, RouteKind, Scope};
 pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
 
@@ -50,6 +53,11 @@ impl Rtnl {
     /// In another namespace; the thread is back in its own when this returns.
     pub fn open_in(namespace: &Namespace) -> Result<Self> {
         namespace.enter(Self::open)?
+    }
+
+    /// See [`Socket::port`].
+    pub fn port(&mut self) -> Result<u32> {
+        self.socket.port()
     }
 
     /// Carries out requests, in order, in one send. A request that fails does not keep the ones
@@ -184,30 +192,24 @@ fn bytes_of(message: &impl Emitable) -> Vec<u8> {
     bytes
 }
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
-const RTM_GETNEIGH: u16 = 30;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_SETLINK: u16 = 19;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_DELADDR: u16 = 21;
+pub(crate) const RTM_GETADDR: u16 = 22;
+pub(crate) const RTM_NEWROUTE: u16 = 24;
+pub(crate) const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_GETROUTE: u16 = 26;
+pub(crate) const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_DELNEIGH: u16 = 29;
+pub(crate) const RTM_GETNEIGH: u16 = 30;
 
 /// Reads a payload as each of the things that the kernel may say it is.
 pub(crate) fn read_as_anything(payload: &[u8]) {
     let _ = (Link::read(payload), Way::read(payload));
-    let _ = (
-        address::read(payload),
-        routes::read(payload, &mut Vec::new()),
-    );
-    let _ = (
-        neighbour::read_neighbour(payload),
-        neighbour::read_fdb(payload),
-    );
+    let _ = (read_address(payload), read_routes(payload, &mut Vec::new()));
+    let _ = (read_neighbour(payload), read_fdb(payload));
     let _ = bridge::read_vlans(payload, &mut Vec::new());
 }

@@ -221,7 +221,7 @@ fn on_wire(address: IpAddr) -> NeighbourAddress {
 }
 
 /// Outer None: makes no sense. Inner None: not an IP neighbour.
-pub(super) fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
+pub(crate) fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
     let parts = Parts::read(payload)?;
     let neighbour = |address| Neighbour {
         link: parts.link,
@@ -232,7 +232,7 @@ pub(super) fn read_neighbour(payload: &[u8]) -> Option<Option<Neighbour>> {
     Some(parts.address.map(neighbour))
 }
 
-pub(super) fn read_fdb(payload: &[u8]) -> Option<Option<FdbEntry>> {
+pub(crate) fn read_fdb(payload: &[u8]) -> Option<Option<FdbEntry>> {
     let parts = Parts::read(payload)?;
     let entry = |mac| FdbEntry {
         link: parts.link,

@@ -280,7 +280,7 @@ fn describe(route: &Route) -> String {
     text
 }
 
-pub(super) fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
+pub(crate) fn read(payload: &[u8], routes: &mut Vec<Route>) -> Option<()> {
     let [family, prefix, _, _, table, protocol, scope, kind, ..] = *payload else {
         return None;
     };

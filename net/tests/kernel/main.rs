@@ -12,4 +12,5 @@ mod namespaces;
 mod neighbours;
 mod routes;
 mod vxlan;
+mod watch;
 mod world;

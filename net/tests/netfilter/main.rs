@@ -8,3 +8,4 @@ mod conntrack;
 mod golden;
 mod race;
 mod read;
+mod watch;
