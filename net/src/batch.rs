@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::message::{Header, NLM_F_ACK, NLM_F_REQUEST, finish};
+use crate::message::{HEADER, Header, NLM_F_ACK, NLM_F_REQUEST, finish};
 
 /// Requests in the order they shall be carried out. It can be filled, run by
 /// [`Socket::run`](crate::socket::Socket::run), cleared and filled again.
@@ -18,7 +18,28 @@ pub struct Batch {
 struct Request {
     start: usize,
     ends: Ends,
-    doing: String,
+    doing: Doing,
+}
+
+/// What an error will say was attempted.
+#[derive(Debug, Clone)]
+pub enum Doing {
+    Told(String),
+    /// Read from the request's payload if it comes to that: of a thousand requests hardly one is
+    /// refused, and telling of all would take longer than writing them.
+    OfPayload(fn(&[u8]) -> String),
+}
+
+impl From<String> for Doing {
+    fn from(text: String) -> Self {
+        Self::Told(text)
+    }
+}
+
+impl From<&str> for Doing {
+    fn from(text: &str) -> Self {
+        Self::Told(text.to_owned())
+    }
 }
 
 /// What tells that a request has been dealt with.
@@ -54,21 +75,21 @@ impl Batch {
         &mut self,
         message_type: u16,
         flags: u16,
-        doing: String,
+        doing: impl Into<Doing>,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        self.add(Ends::Verdict, message_type, flags, doing, write);
+        self.add(Ends::Verdict, message_type, flags, doing.into(), write);
     }
 
     /// Adds a request for exactly one message.
     pub fn get(&mut self, message_type: u16, doing: String, write: impl FnOnce(&mut Vec<u8>)) {
-        self.add(Ends::Reply, message_type, 0, doing, write);
+        self.add(Ends::Reply, message_type, 0, doing.into(), write);
     }
 
     /// Adds one end of a transaction's envelope, which is not answered unless it is refused.
     /// A batch with an envelope goes out undivided.
     pub fn envelope(&mut self, message_type: u16, doing: String, write: impl FnOnce(&mut Vec<u8>)) {
-        self.add(Ends::Unanswered, message_type, 0, doing, write);
+        self.add(Ends::Unanswered, message_type, 0, doing.into(), write);
         self.whole = true;
     }
 
@@ -92,7 +113,7 @@ impl Batch {
         ends: Ends,
         message_type: u16,
         flags: u16,
-        doing: String,
+        doing: Doing,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         let start = self.bytes.len();
@@ -149,7 +170,12 @@ impl Batch {
     }
 
     pub(crate) fn doing(&self, index: usize) -> String {
-        self.requests[index].doing.clone()
+        match &self.requests[index].doing {
+            Doing::Told(text) => text.clone(),
+            Doing::OfPayload(tell) => {
+                tell(&self.bytes[self.requests[index].start + HEADER..self.end(index + 1)])
+            }
+        }
     }
 
     pub(crate) fn ends(&self, index: usize) -> Ends {

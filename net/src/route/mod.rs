@@ -30,7 +30,7 @@ pub(crate) use routes::read as read_routes;
 pub use routes::{Route, RouteFilter, RouteKind, Scope};
 pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Doing};
 use crate::error::{Error, Result, Why};
 use crate::netns::Namespace;
 use crate::socket::{Protocol, Socket};
@@ -112,7 +112,7 @@ impl Requests {
         &mut self,
         message_type: u16,
         flags: u16,
-        doing: String,
+        doing: impl Into<Doing>,
         message: &impl Emitable,
     ) -> Ticket<()> {
         let ticket = Ticket::new(self.batch.len());

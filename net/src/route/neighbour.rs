@@ -11,6 +11,7 @@ use netlink_packet_route::neighbour::{
 
 use super::address::family_of;
 use super::{RTM_DELNEIGH, RTM_GETNEIGH, RTM_NEWNEIGH, Requests, Rtnl, Ticket};
+use crate::batch::Doing;
 use crate::error::Result;
 use crate::ip;
 use crate::mac::Mac;
@@ -74,17 +75,14 @@ pub enum NeighbourState {
 
 impl Requests {
     pub fn replace_neighbour(&mut self, neighbour: &Neighbour) -> Ticket<()> {
-        let doing = format!(
-            "set neighbour {} on link {}",
-            neighbour.address, neighbour.link
-        );
+        let doing = Doing::OfPayload(|bytes| describe("set neighbour", bytes));
         let flags = NLM_F_CREATE | NLM_F_REPLACE;
         self.change(RTM_NEWNEIGH, flags, doing, &neighbour_message(neighbour))
     }
 
     /// ENOENT if there is none.
     pub fn delete_neighbour(&mut self, link: u32, address: IpAddr) -> Ticket<()> {
-        let doing = format!("delete neighbour {address} on link {link}");
+        let doing = Doing::OfPayload(|bytes| describe("delete neighbour", bytes));
         let neighbour = Neighbour {
             link,
             address,
@@ -96,7 +94,7 @@ impl Requests {
 
     /// Takes the place of the entry for the same hardware address.
     pub fn replace_fdb(&mut self, entry: &FdbEntry) -> Ticket<()> {
-        let doing = format!("set forwarding entry {} on link {}", entry.mac, entry.link);
+        let doing = Doing::OfPayload(|bytes| describe_fdb("set forwarding entry", bytes));
         self.change(
             RTM_NEWNEIGH,
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -108,7 +106,7 @@ impl Requests {
     /// Adds another remote for the same hardware address: to a VXLAN device, for 00:00:00:00:00:00
     /// and for multicast addresses only.
     pub fn append_fdb(&mut self, entry: &FdbEntry) -> Ticket<()> {
-        let doing = format!("add forwarding entry {} on link {}", entry.mac, entry.link);
+        let doing = Doing::OfPayload(|bytes| describe_fdb("add forwarding entry", bytes));
         self.change(
             RTM_NEWNEIGH,
             NLM_F_CREATE | NLM_F_APPEND,
@@ -119,10 +117,7 @@ impl Requests {
 
     /// ENOENT if there is none.
     pub fn delete_fdb(&mut self, entry: &FdbEntry) -> Ticket<()> {
-        let doing = format!(
-            "delete forwarding entry {} on link {}",
-            entry.mac, entry.link
-        );
+        let doing = Doing::OfPayload(|bytes| describe_fdb("delete forwarding entry", bytes));
         self.change(RTM_DELNEIGH, 0, doing, &fdb_message(entry))
     }
 }
@@ -207,6 +202,20 @@ fn fdb_message(entry: &FdbEntry) -> NeighbourMessage {
         .attributes
         .extend(entry.vni.map(NeighbourAttribute::Vni));
     message
+}
+
+fn describe(doing: &str, message: &[u8]) -> String {
+    match read_neighbour(message).flatten() {
+        Some(Neighbour { link, address, .. }) => format!("{doing} {address} on link {link}"),
+        None => doing.to_owned(),
+    }
+}
+
+fn describe_fdb(doing: &str, message: &[u8]) -> String {
+    match read_fdb(message).flatten() {
+        Some(FdbEntry { link, mac, .. }) => format!("{doing} {mac} on link {link}"),
+        None => doing.to_owned(),
+    }
 }
 
 fn hardware(mac: Mac) -> NeighbourAttribute {

@@ -11,6 +11,7 @@ use netlink_packet_route::route::{
 
 use super::address::family_of;
 use super::{RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, Requests, Rtnl, Ticket};
+use crate::batch::Doing;
 use crate::error::Result;
 use crate::ip;
 use crate::message::{Attribute, Attributes, NLM_F_CREATE, NLM_F_REPLACE, u32_at};
@@ -131,7 +132,7 @@ impl Requests {
     /// to the one that is there: IPv4 keeps both, the newest first, and IPv6 makes one with two
     /// next hops of them.
     pub fn add_route(&mut self, route: &Route) -> Ticket<()> {
-        let doing = format!("add route {}", describe(route));
+        let doing = Doing::OfPayload(|bytes| describe("add route", bytes));
         self.change(
             RTM_NEWROUTE,
             NLM_F_CREATE,
@@ -142,7 +143,7 @@ impl Requests {
 
     /// Takes the place of the route to the same destination, with the same table and priority.
     pub fn replace_route(&mut self, route: &Route) -> Ticket<()> {
-        let doing = format!("replace route {}", describe(route));
+        let doing = Doing::OfPayload(|bytes| describe("replace route", bytes));
         self.change(
             RTM_NEWROUTE,
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -153,7 +154,7 @@ impl Requests {
 
     /// ESRCH if there is none. What is None in `route` does not matter, nor does who made it.
     pub fn delete_route(&mut self, route: &Route) -> Ticket<()> {
-        let doing = format!("delete route {}", describe(route));
+        let doing = Doing::OfPayload(|bytes| describe("delete route", bytes));
         self.change(RTM_DELROUTE, 0, doing, &message(route, Intent::Delete))
     }
 
@@ -162,11 +163,7 @@ impl Requests {
     pub fn delete_route_of_protocol(&mut self, route: &Route) -> Ticket<()> {
         let mut message = message(route, Intent::Delete);
         message.header.protocol = RouteProtocol::from(route.protocol);
-        let doing = format!(
-            "delete route {} of protocol {}",
-            describe(route),
-            route.protocol
-        );
+        let doing = Doing::OfPayload(|bytes| describe("delete route", bytes));
         self.change(RTM_DELROUTE, 0, doing, &message)
     }
 }
@@ -269,8 +266,13 @@ fn via(destination: IpNetwork, gateway: IpAddr) -> RouteAttribute {
     }
 }
 
-fn describe(route: &Route) -> String {
-    let mut text = route.destination.to_string();
+fn describe(doing: &str, message: &[u8]) -> String {
+    let mut routes = Vec::new();
+    let _ = read(message, &mut routes);
+    let Some(route) = routes.first() else {
+        return format!("{doing} of many next hops");
+    };
+    let mut text = format!("{doing} {}", route.destination);
     if let Some(gateway) = route.gateway {
         text += &format!(" via {gateway}");
     }

@@ -7,6 +7,7 @@
 
 mod addresses;
 mod announcements;
+mod batches;
 mod links;
 mod namespaces;
 mod neighbours;
