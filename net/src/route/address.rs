@@ -8,7 +8,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 
-use super::{RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR, Requests, Rtnl, Ticket};
+use super::{RTM_DELADDR, RTM_GETADDR, RTM_NEWADDR, Requests, Rtnl, Scope, Ticket};
 use crate::error::Result;
 use crate::ip;
 use crate::message::{Attributes, NLM_F_CREATE, NLM_F_EXCL, u32_at};
@@ -27,6 +27,14 @@ pub struct Address {
     pub dad_failed: bool,
     /// Valid only on the link (fe80::/10) or the host.
     pub narrow: bool,
+    /// Told, never asked for, like the rest: how far it is valid; [`Scope::UNIVERSE`] for most.
+    pub scope: Scope,
+    /// Does not run out.
+    pub permanent: bool,
+    /// Of IPv6: made up for privacy, and to be replaced. Of IPv4: not the first of its network.
+    pub secondary: bool,
+    /// Is about to run out; not to be used for anything that begins.
+    pub deprecated: bool,
 }
 
 impl Address {
@@ -39,6 +47,10 @@ impl Address {
             tentative: false,
             dad_failed: false,
             narrow: false,
+            scope: Scope::UNIVERSE,
+            permanent: true,
+            secondary: false,
+            deprecated: false,
         }
     }
 
@@ -157,6 +169,10 @@ pub(crate) fn read(payload: &[u8]) -> Option<Option<Address>> {
         tentative: flags.contains(AddressFlags::Tentative),
         dad_failed: flags.contains(AddressFlags::Dadfailed),
         narrow: AddressScope::from(scope) != AddressScope::Universe,
+        scope: Scope(scope),
+        permanent: flags.contains(AddressFlags::Permanent),
+        secondary: flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
     }))
 }
 

@@ -9,6 +9,7 @@ mod addresses;
 mod announcements;
 mod batches;
 mod links;
+mod lookups;
 mod namespaces;
 mod neighbours;
 mod routes;
