@@ -2,7 +2,7 @@
 
 use crate::conntrack::Connection;
 use crate::message::{Attributes, Messages};
-use crate::{nft, route, watch};
+use crate::{ethtool, nft, route, watch};
 
 /// A datagram: its messages, their verdicts, and their payloads as whatever they may be.
 pub fn netlink(datagram: &[u8]) {
@@ -24,5 +24,6 @@ pub fn payload(bytes: &[u8]) {
     }
     route::read_as_anything(bytes);
     nft::read_as_anything(bytes);
+    ethtool::read_as_anything(bytes);
     let _ = Connection::parse(bytes);
 }

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod conntrack;
 pub mod error;
+pub mod ethtool;
 #[doc(hidden)]
 pub mod fuzz;
 mod ip;
@@ -18,6 +19,7 @@ pub mod watch;
 
 pub use batch::Batch;
 pub use error::{Error, Result, Why};
+pub use ethtool::Ethtool;
 pub use mac::Mac;
 pub use netns::Namespace;
 pub use route::Rtnl;

@@ -8,6 +8,7 @@
 mod addresses;
 mod announcements;
 mod batches;
+mod ethtool;
 mod links;
 mod lookups;
 mod namespaces;
