@@ -136,3 +136,25 @@ const BITSET_BITS: u16 = 3;
 const BITSET_BIT: u16 = 1;
 const BIT_NAME: u16 = 2;
 const BIT_VALUE: u16 = 3;
+
+/// On bytes that a little-endian kernel sent, kept as seeds for fuzzing.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+    use crate::message::Messages;
+
+    fn payload(datagram: &[u8]) -> &[u8] {
+        Messages::of(datagram).next().expect("a message").payload
+    }
+
+    #[test]
+    fn what_is_on_is_told_from_what_could_be() {
+        let features = include_bytes!("../../fuzz/seeds/netlink/ethtool-features");
+        assert!(is_active(payload(features), TX_CHECKSUM));
+        // The device could, but nobody wants it.
+        assert!(!is_active(payload(features), "rx-gro-list"));
+        assert!(!is_active(payload(features), "tx-checksum"));
+        let family = include_bytes!("../../fuzz/seeds/netlink/generic-family");
+        assert!(read_family(payload(family)).is_some());
+    }
+}

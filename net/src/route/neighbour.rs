@@ -311,6 +311,10 @@ impl NeighbourState {
     }
 
     fn from_wire(number: u16) -> Self {
+        // `bridge fdb` makes entries that are both permanent and in no need of resolution.
+        if number & u16::from(WireState::Permanent) != 0 {
+            return Self::Permanent;
+        }
         match WireState::from(number) {
             WireState::Incomplete => Self::Incomplete,
             WireState::Reachable => Self::Reachable,
@@ -319,7 +323,6 @@ impl NeighbourState {
             WireState::Probe => Self::Probe,
             WireState::Failed => Self::Failed,
             WireState::Noarp => Self::Noarp,
-            WireState::Permanent => Self::Permanent,
             _ => Self::None,
         }
     }

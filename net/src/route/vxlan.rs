@@ -198,3 +198,20 @@ const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
 const IFLA_VXLAN_GBP: u16 = 23;
 const IFLA_VXLAN_COLLECT_METADATA: u16 = 25;
 const IFLA_VXLAN_GPE: u16 = 27;
+
+/// On bytes that a little-endian kernel sent, kept as seeds for fuzzing.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::super::{Link, Reply};
+    use crate::message::Messages;
+
+    #[test]
+    fn a_vxlans_settings_are_read_from_what_the_kernel_tells_of_the_link() {
+        let datagram = include_bytes!("../../../fuzz/seeds/netlink/link-vxlan");
+        let message = Messages::of(datagram).next().unwrap();
+        let vxlan = Link::read(message.payload).unwrap().vxlan.unwrap();
+        assert_eq!((vxlan.vni, vxlan.port), (1, 8472));
+        assert_eq!(vxlan.local, Some([192, 0, 2, 1].into()));
+        assert!(vxlan.gbp && vxlan.udp_checksum && !vxlan.learning);
+    }
+}

@@ -165,3 +165,110 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFF_UP: u32 = 1;
 const IFF_LOWER_UP: u32 = 0x10000;
+
+/// On bytes that a little-endian kernel sent, kept as seeds for fuzzing.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+    use crate::message::Messages;
+    use crate::route::RouteKind;
+
+    macro_rules! told {
+        ($seed:literal) => {
+            read_all(include_bytes!(concat!(
+                "../../../fuzz/seeds/netlink/",
+                $seed
+            )))
+        };
+    }
+
+    fn read_all(datagram: &[u8]) -> Vec<Event> {
+        let (mut routes, mut events) = (Vec::new(), Vec::new());
+        for message in Messages::of(datagram) {
+            Event::read(&message, &mut routes, &mut events);
+        }
+        events
+    }
+
+    #[test]
+    fn a_deleted_neighbour_is_gone_as_soon_as_somebody_has_it_fail() {
+        let events = told!("event-neighbour-gone");
+        let gone = |event: &Event| match event.news {
+            News::Neighbour { neighbour, gone } => (event.by != 0, neighbour.mac, gone),
+            other => panic!("{other:?}"),
+        };
+        let all: Vec<_> = events.iter().map(gone).collect();
+        assert_eq!(all, [(true, None, true), (false, None, true)]);
+    }
+
+    #[test]
+    fn a_forwarding_entry_tells_its_far_end_with_port_and_number() {
+        let [event] = told!("event-fdb")[..] else {
+            panic!("one event")
+        };
+        let News::Fdb { entry, gone: false } = event.news else {
+            panic!("{event:?}")
+        };
+        assert_eq!(entry.mac, Mac([2, 0, 0, 0, 0, 1]));
+        assert_eq!(entry.remote, Some([192, 0, 2, 9].into()));
+        assert_eq!((entry.port, entry.vni), (Some(4789), Some(7)));
+        assert_eq!(entry.state, NeighbourState::Permanent);
+    }
+
+    #[test]
+    fn a_route_tells_all_that_is_compared() {
+        let [event] = told!("event-route-gone")[..] else {
+            panic!("one event")
+        };
+        let News::Route { route, gone: true } = event.news else {
+            panic!("{event:?}")
+        };
+        assert_eq!(route.destination.to_string(), "10.1.1.0/24");
+        assert_eq!(route.gateway, Some([10, 1, 1, 0].into()));
+        assert_eq!((route.protocol, route.onlink), (84, true));
+        assert!(route.table == Route::MAIN_TABLE && route.priority.is_none());
+        assert!(route.link.is_some() && !route.multipath && event.by != 0);
+
+        let [first, second] = told!("event-route-hops")[..] else {
+            panic!("two hops")
+        };
+        for (event, last) in [(first, 3), (second, 4)] {
+            let News::Route { route, .. } = event.news else {
+                panic!("{event:?}")
+            };
+            assert!(route.multipath);
+            assert_eq!(route.gateway, Some([192, 0, 2, last].into()));
+        }
+        let [blackhole] = told!("event-route-blackhole")[..] else {
+            panic!("one event")
+        };
+        let News::Route { route, .. } = blackhole.news else {
+            panic!("{blackhole:?}")
+        };
+        assert_eq!(route.kind, RouteKind::Blackhole);
+    }
+
+    #[test]
+    fn a_link_tells_its_name_mtu_and_address() {
+        let News::Link {
+            name, mtu, mac, up, ..
+        } = told!("event-link")[0].news
+        else {
+            panic!("no link")
+        };
+        assert_eq!(
+            (name.to_string().as_str(), mtu, up),
+            ("flannel.1", 1400, true)
+        );
+        assert!(mac.is_some());
+        let gone = |event: &Event| matches!(event.news, News::Link { gone: true, .. });
+        assert!(told!("event-link-gone").iter().any(gone));
+    }
+
+    #[test]
+    fn a_name_without_end_is_cut() {
+        assert_eq!(Name::read(&[b'x'; 40]).as_str(), "x".repeat(15));
+        assert_eq!(Name::read(&[]).as_str(), "");
+        assert_eq!(Name::read(&[0xff, 0]).as_str(), "");
+    }
+}

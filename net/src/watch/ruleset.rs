@@ -110,3 +110,41 @@ fn ports(filter: &Filter) -> Filter {
 const NFNLGRP_NFTABLES: u32 = 7;
 /// Memory of the kernel's that is taken only while something waits.
 const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+
+/// On bytes that a little-endian kernel sent, kept as seeds for fuzzing.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_told_at_its_end_wherever_its_datagrams_are_cut() {
+        let whole = include_bytes!("../../../fuzz/seeds/netlink/event-ruleset");
+        let tables = [
+            Table::new(Family::Ip, "weft"),
+            Table::new(Family::Inet, "weft"),
+        ];
+        let mut cut = 0;
+        for message in Messages::of(whole) {
+            cut += crate::message::align(crate::message::HEADER + message.payload.len());
+            let mut reader = Reader::new(&tables);
+            let mut events = Vec::new();
+            reader.read(Messages::of(&whole[..cut]), &mut events);
+            assert_eq!(events.is_empty(), cut < whole.len());
+            reader.read(Messages::of(&whole[cut..]), &mut events);
+            let [
+                RulesetEvent::Commit {
+                    generation,
+                    touched,
+                },
+            ] = &events[..]
+            else {
+                panic!("{events:?}")
+            };
+            assert_eq!(
+                (generation.program.as_str(), &touched[..]),
+                ("nft", &[1][..])
+            );
+        }
+        assert_eq!(cut, whole.len());
+    }
+}
