@@ -6,6 +6,7 @@
 
 mod event;
 mod filter;
+mod owner;
 mod ruleset;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 pub use event::{Event, Name, News};
 pub use filter::Filter;
+pub use owner::{Owner, owner_of};
 pub use ruleset::{RulesetEvent, RulesetWatch};
 
 use crate::error::Result;

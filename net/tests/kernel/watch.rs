@@ -9,9 +9,9 @@ use weft_net::Rtnl;
 use weft_net::route::{
     Address, FdbEntry, Link, LinkChange, Neighbour, NeighbourState, NewVxlan, Requests, Route,
 };
-use weft_net::watch::{Event, Filter, News, Watch};
+use weft_net::watch::{Event, Filter, News, Watch, owner_of};
 
-use crate::world::{in_fresh_namespace, mac, output, veth};
+use crate::world::{eventually, in_fresh_namespace, mac, output, veth};
 
 /// v1, up, with an address, under a VXLAN device; returns the VXLAN's index.
 fn overlay(rtnl: &mut Rtnl) -> u32 {
@@ -311,5 +311,28 @@ fn what_overflows_is_an_event_and_not_an_error() {
         rtnl.one(|r| r.set_link(link, &lower)).unwrap();
         let told = |event: &Event| matches!(event.news, News::Link { mtu: 1300, .. });
         events_until(&mut watch, told);
+    });
+}
+
+#[test]
+fn a_port_leads_to_its_process_whatever_number_it_is() {
+    in_fresh_namespace(|| {
+        // The second socket of a process has a number of its own.
+        let mut sockets = [Rtnl::open().unwrap(), Rtnl::open().unwrap()];
+        let ports = sockets.each_mut().map(|rtnl| rtnl.port().unwrap());
+        assert_ne!(ports[0], ports[1]);
+        for port in ports {
+            assert_eq!(owner_of(port).unwrap().pid, std::process::id());
+        }
+        let mut other = Command::new("ip")
+            .args(["monitor", "link"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        eventually(|| owner_of(other.id()).is_some_and(|owner| owner.program == "ip"));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(owner_of(other.id()), None);
+        assert_eq!(owner_of(0), None);
     });
 }
