@@ -1,5 +1,6 @@
-//! The kernel: one netlink socket for every family, links, addresses, routes and neighbours,
-//! namespaces and sysctls. Synchronous, for programs that live a millisecond.
+//! The kernel: one netlink socket for every family, links, addresses, routes and neighbours, what
+//! others do to them, namespaces and sysctls. Synchronous, for programs that live a millisecond and
+//! for threads that wait.
 
 pub mod batch;
 pub mod conntrack;
