@@ -65,3 +65,15 @@ pub struct Identity {
     pub machine: String,
     pub node: String,
 }
+
+impl Published {
+    /// As the configuration calls it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Nothing => "none (udp or alloc)",
+            Self::Vxlan { .. } => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Other(name) => name,
+        }
+    }
+}
