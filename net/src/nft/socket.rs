@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::object::{Chain, Set, Table, Value};
-use super::read::{self, Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+use super::read::{
+    self, Generation, StoredChain, StoredElement, StoredRule, StoredSet, StoredTable,
+};
 use super::set::Element;
 use super::transaction::{Transaction, elements_payload, payload};
 use super::wire::{Attrs, Writer, hex};
@@ -250,6 +252,23 @@ impl NftSocket {
     /// The rules of all chains of a table; none if there is no such table.
     pub fn table_rules(&mut self, table: Table<'_>) -> Result<Vec<StoredRule>> {
         self.dump_rules(&format!("list rules of {table}"), table, None)
+    }
+
+    /// All chains of all tables of families we know.
+    pub fn all_chains(&mut self) -> Result<Vec<StoredChain>> {
+        let w = Writer::payload(0, 0);
+        self.dump(kind::GET_CHAIN, "list chains", &w, &mut StoredChain::parse)
+    }
+
+    /// The sets and maps of a table; none if there is no such table.
+    pub fn sets(&mut self, table: Table<'_>) -> Result<Vec<StoredSet>> {
+        let mut w = payload(table);
+        w.name(attr::SET_TABLE, table.name);
+        let doing = format!("list sets of {table}");
+        match self.dump(kind::GET_SET, &doing, &w, &mut StoredSet::parse) {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            listed => listed,
+        }
     }
 
     /// The elements of a set, by key; `ENOENT` if there is no such set.
