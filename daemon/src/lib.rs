@@ -1,5 +1,6 @@
 //! weftd and weft: leases → plan → reconcile.
 
 pub mod conf;
+pub mod firewall;
 pub mod lease;
 pub mod store;

@@ -92,11 +92,20 @@ impl Expr {
 fn holds(stored: Attrs<'_>, written: Attrs<'_>) -> bool {
     let all_there = written
         .iter()
-        .all(|(kind, value)| stored.find(kind).is_some_and(|found| found == value));
+        .all(|(kind, value)| stored.find(kind).is_some_and(|found| is_same(found, value)));
     let rest_is_zero = stored
         .iter()
         .all(|(kind, value)| written.find(kind).is_some() || value.iter().all(|byte| *byte == 0));
     all_there && rest_is_zero
+}
+
+/// The kernel leaves out the flag that says an attribute is nested, so verdicts are read.
+fn is_same(stored: &[u8], written: &[u8]) -> bool {
+    let verdict = |bytes| match Value::read(Attrs(bytes)) {
+        Value::Verdict(verdict) => Some(verdict),
+        Value::Bytes(_) | Value::None => None,
+    };
+    stored == written || verdict(stored).is_some_and(|found| Some(found) == verdict(written))
 }
 
 /// What the expressions before have fetched for the next comparison.
