@@ -184,3 +184,6 @@ impl std::fmt::Display for Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -298,3 +298,6 @@ const MASQUERADED_BY_OTHERS: u32 = 0x4000;
 const UDP: u8 = 17;
 /// Always the first link of a network namespace.
 const LOOPBACK: u32 = 1;
+
+#[cfg(test)]
+mod tests;
