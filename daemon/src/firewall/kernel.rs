@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use weft_net::Result;
 use weft_net::nft::{
     DataType, Element, NftSocket, Set, SetSpec, StoredChain, StoredElement, StoredRule, StoredSet,
-    Table, Transaction, octets,
+    StoredTable, Table, Transaction, octets,
 };
 
 use super::diff::{Change, Standing, StandingChain, StandingSet, StandingTable};
@@ -19,14 +19,15 @@ pub(super) struct Seen {
     pub(super) dropped: u64,
 }
 
-/// Reads what stands under our names. `chains` are all chains of the ruleset.
+/// Reads what stands under our names, among all tables and chains of the ruleset.
 pub(super) fn read(
     nft: &mut NftSocket,
     wanted: &[WantedTable],
+    tables: &[StoredTable],
     chains: &[StoredChain],
 ) -> Result<Seen> {
     let mut seen = Seen::default();
-    for stored in nft.tables()? {
+    for stored in tables {
         let Some(table) = TABLES.into_iter().find(|table| *table == stored.table()) else {
             continue;
         };

@@ -1,19 +1,36 @@
 //! The node's firewall: values → diff → one nftables transaction.
 //!
 //! [`Firewall::reconcile`] looks at what stands and writes what differs from the [`Spec`]; when
-//! nothing does it writes nothing.
+//! nothing does it writes nothing. Besides our own tables ([`wanted`]) it looks at every chain
+//! that forwarded packets pass ([`passage`]): where one of iptables' drops pods' packets, plain
+//! accepts go in there. What is in the tables of iptables-legacy only its program can tell
+//! ([`legacy`]); others' chains are told of in a note with its remedy.
+//!
+//! An accept of ours in others' chains is recognised as an accept by what it matches, whoever put
+//! it there; as ours, which may be removed, by its comment besides. The comment survives saving
+//! and restoring, as a comment of iptables', so that no memory of what we did is needed.
 
 mod diff;
+mod foreign;
 mod kernel;
+mod legacy;
+mod passage;
+mod plan;
+mod report;
+mod save;
 mod wanted;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use weft_net::nft::{NftSocket, Transaction};
+use weft_net::nft::NftSocket;
 
-use diff::Change;
+pub use passage::Passage;
+pub use report::{ForwardHook, Repair, Report};
+
+use plan::Plan;
 
 /// What the node's firewall shall do, for both families at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,26 +64,6 @@ pub struct Guard {
     pub from: BTreeSet<IpAddr>,
 }
 
-/// What a reconciliation found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// What was not as it should be and has been put right, by table.
-    pub repaired: Vec<Repair>,
-    /// The same spec stood complete before: so somebody else has taken away what was repaired.
-    pub is_drift: bool,
-    /// The generations of the ruleset that our own commits made, for telling them from others'.
-    pub generations: Vec<u32>,
-    /// What the operator should know, with the remedy; each is told once as long as it holds.
-    pub notes: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repair {
-    /// As nft names it: `ip flannel-ipv4`.
-    pub table: String,
-    pub what: String,
-}
-
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -79,17 +76,39 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Firewall {
     nft: NftSocket,
-    /// What stood complete when it was last looked at, and the ruleset's generation then.
-    settled: Option<(Spec, u32)>,
+    settled: Option<Settled>,
+    legacy: Option<LegacyLook>,
+    has_taken_over: bool,
+    /// Notes that have been told, and hold still.
+    told: BTreeSet<String>,
     /// What the guard counted in rules that are gone.
     dropped_before: u64,
 }
 
-/// A look at the ruleset, and what follows from it.
-struct Plan {
+/// What stood complete when it was last looked at.
+#[derive(Debug)]
+struct Settled {
+    spec: Spec,
+    /// The ruleset's, then.
     generation: u32,
-    changes: Vec<Change>,
-    dropped: u64,
+    hooks: Vec<ForwardHook>,
+    notes: Vec<String>,
+}
+
+/// Nothing tells of changes in the tables of iptables-legacy.
+#[derive(Debug)]
+struct LegacyLook {
+    at: Instant,
+    spec: Spec,
+    hooks: Vec<ForwardHook>,
+    notes: Vec<String>,
+}
+
+/// What a run does about flannel's iptables chains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flannels {
+    TakeOver,
+    Leave,
 }
 
 impl Firewall {
@@ -98,51 +117,39 @@ impl Firewall {
         Ok(Self {
             nft: NftSocket::open()?,
             settled: None,
+            legacy: None,
+            has_taken_over: false,
+            told: BTreeSet::new(),
             dropped_before: 0,
         })
     }
 
     /// Makes the firewall what `spec` says.
     pub fn reconcile(&mut self, spec: &Spec) -> Result<Report> {
-        let spec = spec.canonical();
-        if self.is_settled(&spec)? {
-            return Ok(Report::default());
-        }
-        let is_drift = self.settled.take().is_some_and(|(known, _)| known == spec);
-        let plan = self.nft.retry(|nft| {
-            let plan = Plan::make(nft, &spec)?;
-            nft.commit(plan.transaction())?;
-            Ok(plan)
-        })?;
-        let mut report = Report {
-            is_drift: is_drift && !plan.changes.is_empty(),
-            repaired: repairs(&plan.changes),
-            ..Report::default()
+        let flannels = match self.has_taken_over {
+            true => Flannels::Leave,
+            false => Flannels::TakeOver,
         };
-        let mut generation = plan.generation;
-        if !plan.changes.is_empty() {
-            generation = after(generation);
-            report.generations.push(generation);
-            if counters_are_lost(&plan.changes) {
-                self.dropped_before += plan.dropped;
-            }
-        }
-        self.settled = Some((spec, generation));
+        let report = self.run(&spec.canonical(), flannels)?;
+        self.has_taken_over = true;
         Ok(report)
     }
 
-    /// What a reconciliation would do, left undone.
+    /// What a reconciliation would find and do in nftables, left undone.
     pub fn inspect(&mut self, spec: &Spec) -> Result<Report> {
-        let plan = Plan::make(&mut self.nft, &spec.canonical())?;
+        let spec = spec.canonical();
+        let plan = Plan::make(&mut self.nft, &spec)?;
         Ok(Report {
-            repaired: repairs(&plan.changes),
+            repaired: plan.repairs(),
+            hooks: plan.hooks_as_they_are(&spec),
+            notes: plan.notes(&spec, !self.has_taken_over),
             ..Report::default()
         })
     }
 
-    /// Removes all that is ours.
+    /// Removes all that is ours, and nothing else.
     pub fn remove(&mut self) -> Result<Report> {
-        self.reconcile(&Spec::default())
+        self.run(&Spec::default(), Flannels::Leave)
     }
 
     /// Packets that the guard has dropped.
@@ -150,32 +157,110 @@ impl Firewall {
         Ok(self.dropped_before + kernel::dropped(&mut self.nft)?)
     }
 
+    fn run(&mut self, spec: &Spec, flannels: Flannels) -> Result<Report> {
+        let mut report = Report::default();
+        if !self.is_settled(spec)? {
+            self.run_nft(spec, flannels, &mut report)?;
+        }
+        self.run_legacy(spec, flannels, &mut report);
+        self.sum_up(&mut report);
+        Ok(report)
+    }
+
     fn is_settled(&mut self, spec: &Spec) -> Result<bool> {
         Ok(match &self.settled {
-            Some((known, generation)) if known == spec => self.nft.generation()? == *generation,
+            Some(known) if known.spec == *spec => self.nft.generation()? == known.generation,
             Some(_) | None => false,
         })
     }
-}
 
-impl Plan {
-    fn make(nft: &mut NftSocket, spec: &Spec) -> weft_net::Result<Self> {
-        // First: what changes while the rest is read outdates it.
-        let generation = nft.generation()?;
-        let wanted = wanted::wanted(spec);
-        let chains = nft.all_chains()?;
-        let seen = kernel::read(nft, &wanted, &chains)?;
-        Ok(Self {
+    fn run_nft(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) -> Result<()> {
+        let known = self.settled.take();
+        let plan = self.nft.retry(|nft| {
+            let plan = Plan::make(nft, spec)?;
+            nft.commit(plan.transaction())?;
+            Ok(plan)
+        })?;
+        report.repaired = plan.repairs();
+        report.is_drift =
+            !report.repaired.is_empty() && known.is_some_and(|known| known.spec == *spec);
+        let mut generation = plan.generation;
+        if !report.repaired.is_empty() {
+            generation = after(generation);
+            report.generations.push(generation);
+        }
+        if plan.loses_counters() {
+            self.dropped_before += plan.dropped;
+        }
+        let takes_over = flannels == Flannels::TakeOver;
+        if takes_over && plan.has_leftovers() {
+            // When ours stand, and not with them: a packet may meet one base chain before a
+            // commit and the next one after it, and between the two it would meet neither's rules.
+            let (made, chains) = self.nft.retry(plan::remove_leftovers)?;
+            generation = made;
+            report.generations.push(generation);
+            report.repaired.extend(chains);
+        }
+        self.settled = Some(Settled {
+            spec: spec.clone(),
             generation,
-            changes: diff::diff(&wanted, &seen.standing),
-            dropped: seen.dropped,
-        })
+            hooks: plan.hooks(spec),
+            notes: plan.notes(spec, takes_over),
+        });
+        Ok(())
     }
 
-    fn transaction(&self) -> Transaction {
-        let mut transaction = Transaction::at(self.generation);
-        kernel::write(&self.changes, &mut transaction);
-        transaction
+    fn run_legacy(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) {
+        let families: Vec<bool> = wanted::FAMILIES
+            .into_iter()
+            .filter(|v6| legacy::is_in_use(*v6))
+            .collect();
+        let known = self.legacy.take().filter(|look| look.spec == *spec);
+        if families.is_empty() {
+            return;
+        }
+        let is_fresh = |look: &LegacyLook| look.at.elapsed() < LOOK_AGAIN;
+        if known.as_ref().is_some_and(is_fresh) {
+            self.legacy = known;
+            return;
+        }
+        let networks = if spec.forward {
+            &spec.networks[..]
+        } else {
+            &[]
+        };
+        let mut look = LegacyLook {
+            at: Instant::now(),
+            spec: spec.clone(),
+            hooks: Vec::new(),
+            notes: Vec::new(),
+        };
+        for v6 in families {
+            let outcome = legacy::keep(networks, v6, flannels == Flannels::TakeOver);
+            report.is_drift |= known.is_some() && !outcome.repairs.is_empty();
+            report.repaired.extend(outcome.repairs);
+            look.notes.extend(outcome.notes);
+            let hook = outcome.filter.map(|filter| {
+                report::legacy_hook(filter, &wanted::of_family(&spec.networks, v6), v6)
+            });
+            look.hooks.extend(hook.flatten());
+        }
+        self.legacy = Some(look);
+    }
+
+    /// What was seen now or at the last look, and of the notes those that are news.
+    fn sum_up(&mut self, report: &mut Report) {
+        let mut notes = BTreeSet::new();
+        if let Some(settled) = &self.settled {
+            report.hooks.extend_from_slice(&settled.hooks);
+            notes.extend(settled.notes.iter().cloned());
+        }
+        if let Some(legacy) = &self.legacy {
+            report.hooks.extend_from_slice(&legacy.hooks);
+            notes.extend(legacy.notes.iter().cloned());
+        }
+        report.notes = notes.difference(&self.told).cloned().collect();
+        self.told = notes;
     }
 }
 
@@ -201,24 +286,10 @@ fn canonical(networks: &[IpNetwork]) -> Vec<IpNetwork> {
     sorted.into_iter().collect()
 }
 
-fn repairs(changes: &[Change]) -> Vec<Repair> {
-    changes
-        .iter()
-        .map(|change| Repair {
-            table: format!("{} {}", change.table().family.name(), change.table().name),
-            what: change.to_string(),
-        })
-        .collect()
-}
-
-fn counters_are_lost(changes: &[Change]) -> bool {
-    changes.iter().any(|change| {
-        matches!(change, Change::DeleteTable(table) | Change::Fill(table, ..)
-            if *table == wanted::GUARD)
-    })
-}
-
 /// The generation that a commit made. The kernel leaves out zero.
 fn after(generation: u32) -> u32 {
     generation.checked_add(1).unwrap_or(1)
 }
+
+/// How long a change in the tables of iptables-legacy may go unnoticed.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
