@@ -6,4 +6,9 @@
 )]
 
 mod common;
+mod forward;
+mod guard;
+mod node;
 mod standing;
+mod takeover;
+mod traffic;
