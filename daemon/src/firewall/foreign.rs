@@ -32,8 +32,7 @@ impl ForeignHook {
 
     /// A chain that plain rules of ours can be in: iptables-nft lists, saves and restores them.
     pub(super) fn is_iptables(&self) -> bool {
-        let family = if self.v6 { Family::Ip6 } else { Family::Ip };
-        self.table() == Table::new(family, "filter") && self.filter.base == "FORWARD"
+        [FILTER4, FILTER6].contains(&self.table()) && self.filter.base == "FORWARD"
     }
 }
 
@@ -222,6 +221,9 @@ fn test(accept: &Match) -> expr::Expr {
     selector.network(Op::Eq, accept.network)
 }
 
+/// Where iptables-nft keeps its filter tables.
+pub(super) const FILTER4: Table<'static> = Table::new(Family::Ip, "filter");
+pub(super) const FILTER6: Table<'static> = Table::new(Family::Ip6, "filter");
 /// Flannel's chains in iptables: the table, the chain of iptables that jumps there, the chain.
 pub(super) const FLANNELS: [(&str, &str, &str); 2] = [
     ("nat", "POSTROUTING", "FLANNEL-POSTRTG"),

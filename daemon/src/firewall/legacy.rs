@@ -43,6 +43,15 @@ pub(super) fn keep(networks: &[IpNetwork], v6: bool, take_over: bool) -> Outcome
     outcome
 }
 
+/// The filter table as it stands, if it is in use and can be looked into.
+pub(super) fn filter(v6: bool) -> Option<Filter> {
+    let save = tables_in_use(v6)
+        .contains("filter")
+        .then(|| find(program(v6), "save"))??;
+    let saved = run(&save, &["-t", "filter"], "").ok()?;
+    Saved::parse(&saved).filter("FORWARD")
+}
+
 fn keep_table(
     table: &str,
     networks: &[IpNetwork],
@@ -50,7 +59,7 @@ fn keep_table(
     take_over: bool,
     outcome: &mut Outcome,
 ) {
-    let program = if v6 { "ip6tables" } else { "iptables" };
+    let program = program(v6);
     let (Some(save), Some(restore)) = (find(program, "save"), find(program, "restore")) else {
         outcome.notes.push(without_a_tool(program, table, networks));
         return;
@@ -144,6 +153,10 @@ impl Script {
         let _ = writeln!(self.lines, "{line}");
         self.done.push(what);
     }
+}
+
+pub(super) const fn program(v6: bool) -> &'static str {
+    if v6 { "ip6tables" } else { "iptables" }
 }
 
 fn arguments(accept: &Match) -> String {

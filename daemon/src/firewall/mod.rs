@@ -25,7 +25,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
-use weft_net::nft::NftSocket;
+use rustix::io::Errno;
+use weft_net::nft::{NftSocket, Table};
 
 pub use passage::Passage;
 pub use report::{ForwardHook, Repair, Report};
@@ -135,13 +136,18 @@ impl Firewall {
         Ok(report)
     }
 
-    /// What a reconciliation would find and do in nftables, left undone.
+    /// What a reconciliation would find, and what it would do in nftables, left undone.
     pub fn inspect(&mut self, spec: &Spec) -> Result<Report> {
         let spec = spec.canonical();
         let plan = Plan::make(&mut self.nft, &spec)?;
+        let mut hooks = plan.hooks_as_they_are(&spec);
+        hooks.extend(wanted::FAMILIES.into_iter().filter_map(|v6| {
+            let networks = wanted::of_family(&spec.networks, v6);
+            report::legacy_hook(legacy::filter(v6)?, &networks, v6)
+        }));
         Ok(Report {
             repaired: plan.repairs(),
-            hooks: plan.hooks_as_they_are(&spec),
+            hooks,
             notes: plan.notes(&spec, !self.has_taken_over),
             ..Report::default()
         })
@@ -150,6 +156,14 @@ impl Firewall {
     /// Removes all that is ours, and nothing else.
     pub fn remove(&mut self) -> Result<Report> {
         self.run(&Spec::default(), Flannels::Leave)
+    }
+
+    /// The tables whose changes call for a reconciliation at once: ours, and those of
+    /// iptables-nft that accepts of ours may be in. What else may drop pods' packets is looked at
+    /// by each reconciliation that somebody's commit has preceded.
+    pub const fn watched() -> [Table<'static>; 5] {
+        let [pods4, pods6, guard] = wanted::TABLES;
+        [pods4, pods6, guard, foreign::FILTER4, foreign::FILTER6]
     }
 
     /// Packets that the guard has dropped.
@@ -176,11 +190,18 @@ impl Firewall {
 
     fn run_nft(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) -> Result<()> {
         let known = self.settled.take();
-        let plan = self.nft.retry(|nft| {
-            let plan = Plan::make(nft, spec)?;
-            nft.commit(plan.transaction())?;
-            Ok(plan)
-        })?;
+        let mut notes = Vec::new();
+        let plan = match self.commit(|nft| Plan::make(nft, spec)) {
+            // Others' tables may be refused to us, as those are that a program keeps for itself.
+            Err(error) if error.errno() != Some(Errno::RESTART) => {
+                let plan = self.commit(|nft| Ok(Plan::make(nft, spec)?.of_own_tables()))?;
+                notes.push(format!(
+                    "the chains of others that drop pods' packets stay as they are: {error}"
+                ));
+                plan
+            }
+            made => made?,
+        };
         report.repaired = plan.repairs();
         report.is_drift =
             !report.repaired.is_empty() && known.is_some_and(|known| known.spec == *spec);
@@ -196,18 +217,37 @@ impl Firewall {
         if takes_over && plan.has_leftovers() {
             // When ours stand, and not with them: a packet may meet one base chain before a
             // commit and the next one after it, and between the two it would meet neither's rules.
-            let (made, chains) = self.nft.retry(plan::remove_leftovers)?;
-            generation = made;
-            report.generations.push(generation);
-            report.repaired.extend(chains);
+            match self.nft.retry(plan::remove_leftovers) {
+                Ok((made, repairs)) => {
+                    generation = made;
+                    report.generations.push(made);
+                    report.repaired.extend(repairs);
+                }
+                Err(error) => notes.push(format!(
+                    "flanneld's chains in iptables do no harm and could not be removed: {error}"
+                )),
+            }
         }
+        notes.extend(plan.notes(spec, takes_over));
         self.settled = Some(Settled {
             spec: spec.clone(),
             generation,
             hooks: plan.hooks(spec),
-            notes: plan.notes(spec, takes_over),
+            notes,
         });
         Ok(())
+    }
+
+    /// Makes a plan and carries it out, again and again while others are faster.
+    fn commit(
+        &mut self,
+        mut make: impl FnMut(&mut NftSocket) -> weft_net::Result<Plan>,
+    ) -> weft_net::Result<Plan> {
+        self.nft.retry(|nft| {
+            let plan = make(nft)?;
+            nft.commit(plan.transaction())?;
+            Ok(plan)
+        })
     }
 
     fn run_legacy(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) {

@@ -51,6 +51,12 @@ impl Plan {
         })
     }
 
+    /// The same without changes in others' tables.
+    pub(super) fn of_own_tables(mut self) -> Self {
+        self.hooks.iter_mut().for_each(|(_, edits)| edits.clear());
+        self
+    }
+
     /// All of it, or nothing if the ruleset is not what was looked at.
     pub(super) fn transaction(&self) -> Transaction {
         let mut transaction = Transaction::at(self.generation);

@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use weft_net::nft::Table;
 
 use super::foreign::ForeignHook;
+use super::legacy::program;
 use super::passage::{Edit, End, Filter, Handle, Passage};
 use super::plan::name;
 
@@ -123,8 +124,12 @@ pub(super) fn hook(
 
 /// The same for the filter table of iptables-legacy.
 pub(super) fn legacy_hook(filter: Filter, networks: &[IpNetwork], v6: bool) -> Option<ForwardHook> {
-    let program = if v6 { "ip6tables" } else { "iptables" };
-    judged(format!("{program}-legacy filter"), 0, &filter, networks)
+    judged(
+        format!("{}-legacy filter", program(v6)),
+        0,
+        &filter,
+        networks,
+    )
 }
 
 pub(super) fn describe(edit: &Edit) -> String {

@@ -1,7 +1,10 @@
 //! Chains of others that drop what is forwarded: found, and where it is possible opened to pods.
 
+use std::io::Write;
+use std::time::Duration;
+
 use weft_daemon::firewall::{Firewall, Passage, Spec};
-use weft_netns::{Need, World, in_world, skip_unless};
+use weft_netns::{Need, World, in_world, skip_unless, wait_until};
 
 use crate::common::{dual_stack, ipv4_only, reconciled, ruleset};
 use crate::node::{Node, OUTSIDE, POD, REMOTE};
@@ -188,6 +191,15 @@ fn a_policy_of_iptables_legacy_that_drops_is_opened_by_its_own_program() {
             saved(world, "ip6tables-legacy"),
         );
         let mut firewall = Firewall::open().unwrap();
+        let before = firewall.inspect(&dual_stack()).unwrap();
+        let [v4, v6] = &before.hooks[..] else {
+            panic!("{before:?}")
+        };
+        assert_eq!(
+            (v4.table.as_str(), v6.table.as_str()),
+            ("iptables-legacy filter", "ip6tables-legacy filter")
+        );
+        assert!(!v4.passes() && !v6.passes());
         let report = reconciled(&mut firewall, &dual_stack());
         for v in 0..2 {
             assert_open(&node, v);
@@ -284,5 +296,40 @@ fn a_chain_of_the_operator_s_own_that_drops_is_told_of_with_the_rules_it_needs()
                 .iter()
                 .all(|hook| hook.passes())
         );
+    });
+}
+
+/// A table that its maker keeps for itself: the kernel refuses others' changes.
+#[test]
+fn what_may_not_be_changed_leaves_the_rest_as_it_should_be() {
+    in_world(|world| {
+        // Whoever made it must live on.
+        let mut owner = std::process::Command::new("nft")
+            .arg("-i")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = owner.stdin.take().unwrap();
+        let chain =
+            "add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }";
+        writeln!(input, "add table ip filter {{ flags owner; }}\n{chain}").unwrap();
+        let stands = || world.exec("nft list ruleset").contains("policy drop");
+        wait_until("the table stands", Duration::from_secs(5), stands);
+
+        let mut firewall = Firewall::open().unwrap();
+        let report = reconciled(&mut firewall, &ipv4_only());
+        assert!(ruleset(world).contains("masquerade"), "{report:?}");
+        assert!(
+            report
+                .notes
+                .iter()
+                .any(|note| note.contains("stay as they are")),
+            "{report:?}"
+        );
+        assert!(!report.hooks[0].passes(), "{report:?}");
+        assert_eq!(reconciled(&mut firewall, &ipv4_only()).repaired, []);
+        drop(input);
+        owner.wait().unwrap();
     });
 }

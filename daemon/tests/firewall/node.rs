@@ -67,7 +67,7 @@ impl<'a> Node<'a> {
         let lan = link("lan", LAN, NODE_TO_LAN, [24, 64]);
         let remote = link("remote", ["10.99.0.2", "fd99::2"], NODE_TO_REMOTE, [24, 64]);
         for (v, address) in REMOTE.iter().enumerate() {
-            remote.exec(&format!("ip addr add {address} dev lo"));
+            remote.exec(&format!("ip addr add {address} dev lo nodad"));
             world.exec(&format!(
                 "ip route add {address} via {}",
                 ["10.99.0.2", "fd99::2"][v]
