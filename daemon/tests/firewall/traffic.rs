@@ -230,52 +230,103 @@ fn no_connection_begins_unmasqueraded_while_the_rules_change() {
         plain.masquerade.as_mut().unwrap().random_fully = false;
         let specs = [spared, wider, plain, ipv4_only()];
 
-        // Every datagram is a connection of its own, and whoever gets it notes its sender.
-        let sink = node
-            .outside
-            .enter(|| UdpSocket::bind("192.0.2.9:9000").unwrap());
-        sink.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        let is_over = AtomicBool::new(false);
-        let (sent, seen) = thread::scope(|scope| {
-            let sender = scope.spawn(|| {
-                node.pod.enter(|| {
-                    let mut sent = 0u32;
-                    while !is_over.load(Ordering::Relaxed) {
-                        let socket = UdpSocket::bind("10.244.3.5:0").unwrap();
-                        socket.send_to(b"x", "192.0.2.9:9000").unwrap();
-                        sent += 1;
-                        thread::sleep(Duration::from_micros(200));
-                    }
-                    let last = UdpSocket::bind("10.244.3.5:0").unwrap();
-                    last.send_to(b"end", "192.0.2.9:9000").unwrap();
-                    sent
-                })
-            });
-            let receiver = scope.spawn(|| {
-                let mut seen: Vec<IpAddr> = Vec::new();
-                let mut bytes = [0; 8];
-                loop {
-                    let (length, from) = sink.recv_from(&mut bytes).unwrap();
-                    if &bytes[..length] == b"end" {
-                        return seen;
-                    }
-                    seen.push(from.ip());
-                }
-            });
+        let (sent, seen) = while_connections_begin(&node, || {
             for round in 0..100 {
                 let report = reconciled(&mut firewall, &specs[round % specs.len()]);
                 assert_eq!(report.generations.len(), 1, "{report:?}");
             }
-            is_over.store(true, Ordering::Relaxed);
-            (sender.join().unwrap(), receiver.join().unwrap())
         });
-        let node_address: IpAddr = NODE_TO_OUTSIDE[0].parse().unwrap();
-        let bare = seen.iter().filter(|from| **from != node_address).count();
-        assert_eq!(
-            (bare, seen.len()),
-            (0, sent as usize),
-            "of {sent} connections"
-        );
-        assert!(sent > 100, "{sent}");
+        assert_all_masqueraded(sent, &seen);
     });
+}
+
+#[test]
+fn no_connection_begins_unmasqueraded_while_flanneld_s_rules_are_taken_over() {
+    in_world(|world| {
+        let node = Node::new(world);
+        let flannels = || {
+            let (net, pod) = ("10.244.0.0/16", "10.244.3.0/24");
+            iptables_of_flannel(world, "iptables", net, pod, "224.0.0.0/4");
+        };
+        flannels();
+        let (sent, seen) = while_connections_begin(&node, || {
+            for _ in 0..20 {
+                let mut firewall = Firewall::open().unwrap();
+                let report = reconciled(&mut firewall, &ipv4_only());
+                assert_eq!(report.generations.len(), 2, "{report:?}");
+                // And back, as an operator would go.
+                flannels();
+                firewall.remove().unwrap();
+            }
+        });
+        assert_all_masqueraded(sent, &seen);
+    });
+}
+
+/// The measure itself: rules that go and come in two steps are seen to be gone.
+#[test]
+fn a_connection_that_begins_between_two_steps_would_be_seen() {
+    in_world(|world| {
+        let node = Node::new(world);
+        let mut firewall = Firewall::open().unwrap();
+        reconciled(&mut firewall, &ipv4_only());
+        let (_, seen) = while_connections_begin(&node, || {
+            for _ in 0..20 {
+                world.exec("nft flush chain ip flannel-ipv4 postrtg");
+                reconciled(&mut firewall, &ipv4_only());
+            }
+        });
+        let node: IpAddr = NODE_TO_OUTSIDE[0].parse().unwrap();
+        assert!(seen.iter().any(|from| *from != node));
+    });
+}
+
+/// Has a pod begin connection after connection with somebody outside meanwhile: how many began,
+/// and from where each came.
+fn while_connections_begin(node: &Node<'_>, work: impl FnOnce()) -> (usize, Vec<IpAddr>) {
+    // Every datagram is a connection of its own, and whoever gets it notes its sender.
+    let sink = node
+        .outside
+        .enter(|| UdpSocket::bind("192.0.2.9:9000").unwrap());
+    sink.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let is_over = AtomicBool::new(false);
+    let send = |what: &[u8]| {
+        let socket = UdpSocket::bind("10.244.3.5:0").unwrap();
+        socket.send_to(what, "192.0.2.9:9000").unwrap();
+    };
+    let begin_and_begin = || {
+        let mut sent = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            send(b"x");
+            sent += 1;
+            thread::sleep(Duration::from_micros(200));
+        }
+        send(b"end");
+        sent
+    };
+    let note_senders = || {
+        let mut seen = Vec::new();
+        let mut bytes = [0; 8];
+        loop {
+            let (length, from) = sink.recv_from(&mut bytes).unwrap();
+            if &bytes[..length] == b"end" {
+                return seen;
+            }
+            seen.push(from.ip());
+        }
+    };
+    thread::scope(|scope| {
+        let sender = scope.spawn(|| node.pod.enter(begin_and_begin));
+        let receiver = scope.spawn(note_senders);
+        work();
+        is_over.store(true, Ordering::Relaxed);
+        (sender.join().unwrap(), receiver.join().unwrap())
+    })
+}
+
+fn assert_all_masqueraded(sent: usize, seen: &[IpAddr]) {
+    let node: IpAddr = NODE_TO_OUTSIDE[0].parse().unwrap();
+    let bare = seen.iter().filter(|from| **from != node).count();
+    assert_eq!((bare, seen.len()), (0, sent), "of {sent} connections");
+    assert!(sent > 100, "{sent}");
 }

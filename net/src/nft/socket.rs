@@ -285,7 +285,11 @@ impl NftSocket {
                 Some(StoredElement::parse_list(payload).collect::<Vec<_>>())
             })?;
             let mut elements = lists.concat();
-            elements.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+            // Each comparison would look for both keys among their attributes again.
+            elements.sort_by_cached_key(|element| {
+                let (key, is_end) = element.place();
+                (key.to_vec(), is_end)
+            });
             let repeats = elements
                 .windows(2)
                 .any(|pair| pair[0].place() == pair[1].place());
