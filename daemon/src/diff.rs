@@ -243,7 +243,11 @@ fn walk<K: Ord + Copy, A, B>(
             .then(|| wanted.next())
             .flatten();
         let right = (order != Ordering::Less).then(|| held.next()).flatten();
-        let Some(key) = left.as_ref().map(|l| l.0).or_else(|| right.as_ref().map(|r| r.0)) else {
+        let Some(key) = left
+            .as_ref()
+            .map(|l| l.0)
+            .or_else(|| right.as_ref().map(|r| r.0))
+        else {
             return;
         };
         each(key, left.map(|l| l.1), right.map(|r| r.1));

@@ -9,6 +9,7 @@
 pub mod expr;
 mod object;
 mod read;
+mod says;
 mod set;
 mod socket;
 mod transaction;
@@ -20,7 +21,8 @@ pub use object::{
     Base, Chain, ChainKind, Family, Hook, Policy, Set, Table, Value, Verdict, priority,
 };
 pub(crate) use read::table_of;
-pub use read::{Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+pub use read::{Generation, StoredChain, StoredElement, StoredRule, StoredSet, StoredTable};
+pub use says::{Statement, Test};
 pub use set::{DataType, Element, SetData, SetSpec, concat, ifname, network_bounds, octets};
 pub use socket::{Found, NftSocket, Object, Snapshot};
 pub use transaction::Transaction;
@@ -33,7 +35,9 @@ pub(crate) fn read_as_anything(payload: &[u8]) {
     if let Some(rule) = StoredRule::parse(payload) {
         let _ = (rule.comment(), rule.verdict(), rule.leads_to());
         let _ = rule.expression_names().count();
+        let _ = (rule.statements(), rule.says(&[expr::counter()]));
     }
+    let _ = StoredSet::parse(payload);
     for element in StoredElement::parse_list(payload) {
         let _ = (element.key(), element.value(), element.comment());
         let _ = (element.lifetime(), element.is_range_end());
@@ -67,6 +71,7 @@ mod attr {
     pub(super) const LIST_ELEM: u16 = 1;
 
     pub(super) const TABLE_NAME: u16 = 1;
+    pub(super) const TABLE_FLAGS: u16 = 2;
     pub(super) const TABLE_USERDATA: u16 = 6;
 
     pub(super) const CHAIN_TABLE: u16 = 1;

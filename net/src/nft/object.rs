@@ -95,6 +95,22 @@ pub struct Base {
     pub policy: Policy,
 }
 
+impl Base {
+    /// `None` for what we do not know, such as a hook of a device.
+    pub(super) fn read(chain: Attrs<'_>) -> Option<Self> {
+        let hook = chain.inside(attr::CHAIN_HOOK);
+        Some(Self {
+            kind: ChainKind::from_name(chain.text(attr::CHAIN_TYPE)?)?,
+            hook: Hook::from_number(hook.be32(attr::HOOK_NUMBER)?)?,
+            priority: hook.be32(attr::HOOK_PRIORITY)?.cast_signed(),
+            policy: match chain.be32(attr::CHAIN_POLICY) {
+                Some(0) => Policy::Drop,
+                Some(_) | None => Policy::Accept,
+            },
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainKind {
     Filter,
@@ -110,6 +126,12 @@ impl ChainKind {
             Self::Route => "route",
         }
     }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Filter, Self::Nat, Self::Route]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
 }
 
 /// `enum nf_inet_hooks`.
@@ -121,6 +143,20 @@ pub enum Hook {
     Forward = 2,
     Output = 3,
     Postrouting = 4,
+}
+
+impl Hook {
+    fn from_number(number: u32) -> Option<Self> {
+        [
+            Self::Prerouting,
+            Self::Input,
+            Self::Forward,
+            Self::Output,
+            Self::Postrouting,
+        ]
+        .into_iter()
+        .find(|hook| *hook as u32 == number)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::object::{Chain, Family, Table, Value, Verdict};
+use super::object::{Base, Chain, Family, Set, Table, Value, Verdict};
+use super::set::{DataType, SetSpec};
 use super::wire::{Attrs, text};
 use super::{attr, kind, userdata};
 use crate::message::Message;
@@ -50,16 +51,20 @@ pub(crate) fn table_of(payload: &[u8]) -> Option<(Family, &str)> {
 pub struct StoredTable {
     pub family: Family,
     pub name: String,
+    /// Its chains see packets; a dormant table's do not.
+    pub is_awake: bool,
     pub comment: String,
 }
 
 impl StoredTable {
     /// `None` for a family we do not know (arp, or a newer one).
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const DORMANT: u32 = 1;
         let attrs = Attrs::of(payload);
         Some(Self {
             family: Family::from_number(*payload.first()?)?,
             name: attrs.text(attr::TABLE_NAME)?.to_owned(),
+            is_awake: attrs.be32(attr::TABLE_FLAGS).unwrap_or(0) & DORMANT == 0,
             comment: comment(attrs, attr::TABLE_USERDATA).to_owned(),
         })
     }
@@ -76,6 +81,8 @@ pub struct StoredChain {
     pub name: String,
     /// Sees packets by itself, at a hook.
     pub is_base: bool,
+    /// How it does so, if we know that way.
+    pub base: Option<Base>,
     pub comment: String,
 }
 
@@ -87,12 +94,50 @@ impl StoredChain {
             table: attrs.text(attr::CHAIN_TABLE)?.to_owned(),
             name: attrs.text(attr::CHAIN_NAME)?.to_owned(),
             is_base: attrs.find(attr::CHAIN_HOOK).is_some(),
+            base: Base::read(attrs),
             comment: comment(attrs, attr::CHAIN_USERDATA).to_owned(),
         })
     }
 
     pub fn chain(&self) -> Chain<'_> {
         Table::new(self.family, &self.table).chain(&self.name)
+    }
+}
+
+/// A set or a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSet {
+    pub family: Family,
+    pub table: String,
+    pub name: String,
+    pub(super) flags: u32,
+    pub(super) key_type: u32,
+    pub(super) key_len: u32,
+    pub comment: String,
+}
+
+impl StoredSet {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let attrs = Attrs::of(payload);
+        Some(Self {
+            family: Family::from_number(*payload.first()?)?,
+            table: attrs.text(attr::SET_TABLE)?.to_owned(),
+            name: attrs.text(attr::SET_NAME)?.to_owned(),
+            flags: attrs.be32(attr::SET_FLAGS).unwrap_or(0),
+            key_type: attrs.be32(attr::SET_KEY_TYPE).unwrap_or(0),
+            key_len: attrs.be32(attr::SET_KEY_LEN).unwrap_or(0),
+            comment: set_comment(attrs).to_owned(),
+        })
+    }
+
+    pub fn set(&self) -> Set<'_> {
+        Table::new(self.family, &self.table).set(&self.name)
+    }
+
+    /// Whether its keys are what `spec` says, and it is a set or map of that sort.
+    pub fn is_like(&self, spec: &SetSpec<'_>) -> bool {
+        let key = DataType::concatenated(spec.key);
+        (self.flags, self.key_type, self.key_len) == (spec.flags(), key.number, key.len)
     }
 }
 
@@ -142,7 +187,7 @@ impl StoredRule {
         self.expressions().map(|(name, _)| name)
     }
 
-    fn expressions(&self) -> impl Iterator<Item = (&str, Attrs<'_>)> {
+    pub(super) fn expressions(&self) -> impl Iterator<Item = (&str, Attrs<'_>)> {
         Attrs::of(&self.payload)
             .inside(attr::RULE_EXPRESSIONS)
             .iter()
@@ -258,7 +303,9 @@ mod tests {
             let _ = (Generation::parse(&bytes), StoredTable::parse(&bytes), StoredChain::parse(&bytes));
             if let Some(rule) = StoredRule::parse(&bytes) {
                 let _ = (rule.comment(), rule.leads_to(), rule.expression_names().count());
+                let _ = (rule.statements(), rule.says(&[]));
             }
+            let _ = StoredSet::parse(&bytes);
             for element in StoredElement::parse_list(&bytes) {
                 let _ = (element.key(), element.value(), element.comment(), element.is_range_end());
             }

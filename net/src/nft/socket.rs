@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::object::{Chain, Set, Table, Value};
-use super::read::{self, Generation, StoredChain, StoredElement, StoredRule, StoredTable};
+use super::read::{
+    self, Generation, StoredChain, StoredElement, StoredRule, StoredSet, StoredTable,
+};
 use super::set::Element;
 use super::transaction::{Transaction, elements_payload, payload};
 use super::wire::{Attrs, Writer, hex};
@@ -257,6 +259,23 @@ impl NftSocket {
         self.dump_rules(&format!("list rules of {table}"), table, None)
     }
 
+    /// All chains of all tables of families we know.
+    pub fn all_chains(&mut self) -> Result<Vec<StoredChain>> {
+        let w = Writer::payload(0, 0);
+        self.dump(kind::GET_CHAIN, "list chains", &w, &mut StoredChain::parse)
+    }
+
+    /// The sets and maps of a table; none if there is no such table.
+    pub fn sets(&mut self, table: Table<'_>) -> Result<Vec<StoredSet>> {
+        let mut w = payload(table);
+        w.name(attr::SET_TABLE, table.name);
+        let doing = format!("list sets of {table}");
+        match self.dump(kind::GET_SET, &doing, &w, &mut StoredSet::parse) {
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
     /// The elements of a set, by key; `ENOENT` if there is no such set.
     ///
     /// The kernel counts its way through a hash table, which is rebuilt behind the scenes after it
@@ -271,7 +290,11 @@ impl NftSocket {
                 Some(StoredElement::parse_list(payload).collect::<Vec<_>>())
             })?;
             let mut elements = lists.concat();
-            elements.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+            // Each comparison would look for both keys among their attributes again.
+            elements.sort_by_cached_key(|element| {
+                let (key, is_end) = element.place();
+                (key.to_vec(), is_end)
+            });
             let repeats = elements
                 .windows(2)
                 .any(|pair| pair[0].place() == pair[1].place());

@@ -1,0 +1,298 @@
+//! The tables of iptables-legacy, which only its own program can look into and change. It is run
+//! for tables that are in use already, since looking creates them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ipnetwork::IpNetwork;
+
+use super::Repair;
+use super::foreign::FLANNELS;
+use super::passage::{COMMENT, Edit, End, Filter, Handle, Match};
+use super::save::Saved;
+use super::wanted::of_family;
+
+/// What was found and done in the tables of one family.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The filter table as it is left, if it is in use and can be looked into.
+    pub(super) filter: Option<Filter>,
+    pub(super) repairs: Vec<Repair>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Whether any table of iptables-legacy is in use in this network namespace.
+pub(super) fn is_in_use(v6: bool) -> bool {
+    !tables_in_use(v6).is_empty()
+}
+
+/// Has the filter table accept pods' packets, and removes flannel's chains if they are to be taken
+/// over.
+pub(super) fn keep(networks: &[IpNetwork], v6: bool, take_over: bool) -> Outcome {
+    let in_use = tables_in_use(v6);
+    let mut outcome = Outcome::default();
+    for table in ["filter", "nat"] {
+        let matters = table == "filter" || take_over;
+        if matters && in_use.contains(table) {
+            keep_table(table, &of_family(networks, v6), v6, take_over, &mut outcome);
+        }
+    }
+    outcome
+}
+
+/// The filter table as it stands, if it is in use and can be looked into.
+pub(super) fn filter(v6: bool) -> Option<Filter> {
+    let save = tables_in_use(v6)
+        .contains("filter")
+        .then(|| find(program(v6), "save"))??;
+    let saved = run(&save, &["-t", "filter"], "").ok()?;
+    Saved::parse(&saved).filter("FORWARD")
+}
+
+fn keep_table(
+    table: &str,
+    networks: &[IpNetwork],
+    v6: bool,
+    take_over: bool,
+    outcome: &mut Outcome,
+) {
+    let program = program(v6);
+    let (Some(save), Some(restore)) = (find(program, "save"), find(program, "restore")) else {
+        outcome.notes.push(without_a_tool(program, table, networks));
+        return;
+    };
+    let saved = match run(&save, &["-t", table], "") {
+        Ok(text) => Saved::parse(&text),
+        Err(why) => return outcome.notes.push(failed(program, table, &why)),
+    };
+    let mut script = Script::default();
+    let mut after = None;
+    if table == "filter"
+        && let Some(filter) = saved.filter("FORWARD")
+    {
+        let edits = filter.edits(networks);
+        edits.iter().for_each(|edit| script.edit(edit));
+        outcome.filter = Some(filter.clone());
+        after = Some(filter.edited(&edits));
+    }
+    if take_over {
+        script.remove_flannels(table, &saved);
+    }
+    if script.lines.is_empty() {
+        return;
+    }
+    let text = format!("*{table}\n{}COMMIT\n", script.lines);
+    match run(&restore, &["--noflush", "--wait=5"], &text) {
+        Ok(_) => {
+            outcome.filter = after.or_else(|| outcome.filter.take());
+            let repairs = script.done.into_iter().map(|what| Repair {
+                table: format!("{program}-legacy {table}"),
+                what,
+            });
+            outcome.repairs.extend(repairs);
+        }
+        Err(why) => outcome.notes.push(failed(program, table, &why)),
+    }
+}
+
+/// What a restore is fed with, and what that does.
+#[derive(Default)]
+struct Script {
+    lines: String,
+    done: Vec<String>,
+}
+
+impl Script {
+    fn edit(&mut self, edit: &Edit) {
+        match edit {
+            Edit::Insert { chain, accept } => {
+                let rule = arguments(accept);
+                self.add(
+                    &format!("-I {chain} {rule}"),
+                    format!("`{chain} {rule}` inserted"),
+                );
+            }
+            Edit::Delete {
+                handle: Handle::Line(line),
+                ..
+            } => {
+                self.add(&format!("-D {line}"), format!("`{line}` deleted"));
+            }
+            Edit::Delete {
+                handle: Handle::Number(_) | Handle::None,
+                ..
+            } => {}
+        }
+    }
+
+    fn remove_flannels(&mut self, table: &str, saved: &Saved) {
+        for (_, base, chain) in FLANNELS.iter().filter(|(of, ..)| *of == table) {
+            if !saved.has_chain(chain) {
+                continue;
+            }
+            let mut is_needed = false;
+            for (from, line) in saved.leading_to(chain) {
+                if from == *base {
+                    self.add(&format!("-D {line}"), format!("`{line}` deleted"));
+                } else {
+                    is_needed = true;
+                }
+            }
+            self.add(&format!("-F {chain}"), format!("chain {chain} flushed"));
+            if !is_needed {
+                self.add(&format!("-X {chain}"), format!("chain {chain} deleted"));
+            }
+        }
+    }
+
+    fn add(&mut self, line: &str, what: String) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.lines, "{line}");
+        self.done.push(what);
+    }
+}
+
+pub(super) const fn program(v6: bool) -> &'static str {
+    if v6 { "ip6tables" } else { "iptables" }
+}
+
+fn arguments(accept: &Match) -> String {
+    let option = match accept.end {
+        End::Source => "-s",
+        End::Destination => "-d",
+    };
+    format!(
+        "{option} {} -m comment --comment \"{COMMENT}\" -j ACCEPT",
+        accept.network
+    )
+}
+
+/// The kernel lists them once somebody has used them; without the module there is no such file.
+fn tables_in_use(v6: bool) -> BTreeSet<String> {
+    let name = if v6 {
+        "ip6_tables_names"
+    } else {
+        "ip_tables_names"
+    };
+    let names = std::fs::read_to_string(Path::new("/proc/thread-self/net").join(name));
+    names
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The program under the name that says which it is; or under the plain one, if that leads to it.
+fn find(program: &str, tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let always = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let directories: Vec<PathBuf> = std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .chain(always)
+        .collect();
+    let named = |name: String| {
+        let mut places = directories.iter().map(|directory| directory.join(&name));
+        places.find(|place| place.is_file())
+    };
+    named(format!("{program}-legacy-{tool}"))
+        .or_else(|| named(format!("{program}-{tool}")).filter(|place| is_legacy(place)))
+}
+
+fn is_legacy(program: &Path) -> bool {
+    let file = program.canonicalize();
+    let file = file.as_deref().unwrap_or(program).file_name();
+    let name = file.unwrap_or_default().to_string_lossy();
+    name.contains("legacy") || name == "xtables-multi"
+}
+
+fn run(program: &Path, arguments: &[&str], input: &str) -> io::Result<String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(input.as_bytes()) {
+            // It has given up before the end, and its exit status says why.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(said.trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn failed(program: &str, table: &str, why: &io::Error) -> String {
+    format!(
+        "the {table} table of {program}-legacy is in use and cannot be looked after: {why}. Look at it with `{program}-legacy-save -t {table}`"
+    )
+}
+
+fn without_a_tool(program: &str, table: &str, networks: &[IpNetwork]) -> String {
+    if table == "nat" {
+        return format!(
+            "the nat table of {program}-legacy is in use and {program}-legacy-restore is not installed, so that a chain FLANNEL-POSTRTG of flanneld, if there is one, stays. Remove it: `{program}-legacy -t nat -D POSTROUTING -m comment --comment \"flanneld masq\" -j FLANNEL-POSTRTG; {program}-legacy -t nat -F FLANNEL-POSTRTG; {program}-legacy -t nat -X FLANNEL-POSTRTG`"
+        );
+    }
+    let commands: Vec<String> = networks
+        .iter()
+        .flat_map(|network| [End::Source, End::Destination].map(|end| Match::inside(end, *network)))
+        .map(|accept| format!("{program}-legacy -I FORWARD {}", arguments(&accept)))
+        .collect();
+    format!(
+        "the filter table of {program}-legacy is in use and {program}-legacy-restore is not installed, so that nobody here knows whether its FORWARD chain drops pods' packets. If `{program}-legacy -S FORWARD` begins with `-P FORWARD DROP`: `{}`",
+        commands.join("; ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved() -> Saved {
+        Saved::parse(
+            ":FORWARD DROP [0:0]\n:FLANNEL-FWD - [0:0]\n:mine - [0:0]\n\
+             -A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
+             -A FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n",
+        )
+    }
+
+    #[test]
+    fn one_script_makes_place_for_ours_and_clears_flannel_s_away() {
+        let networks: Vec<IpNetwork> = vec!["10.244.0.0/16".parse().unwrap()];
+        let mut script = Script::default();
+        let filter = saved().filter("FORWARD").unwrap();
+        filter
+            .edits(&networks)
+            .iter()
+            .for_each(|edit| script.edit(edit));
+        script.remove_flannels("filter", &saved());
+        assert_eq!(
+            script.lines,
+            "-D FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -I FORWARD -s 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -I FORWARD -d 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -D FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
+             -F FLANNEL-FWD\n\
+             -X FLANNEL-FWD\n"
+        );
+        assert_eq!(script.done.len(), 6);
+    }
+
+    #[test]
+    fn without_the_program_the_note_says_what_to_run() {
+        let note = without_a_tool("iptables", "filter", &["10.244.0.0/16".parse().unwrap()]);
+        assert!(
+            note.contains("iptables-legacy -I FORWARD -s 10.244.0.0/16 -m comment"),
+            "{note}"
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! A look at the ruleset, and what follows from it.
+
+use ipnetwork::IpNetwork;
+use weft_net::Result;
+use weft_net::nft::{NftSocket, Table, Transaction};
+
+use super::diff::{self, Change};
+use super::foreign::{self, ForeignHook};
+use super::passage::Edit;
+use super::report::{self, ForwardHook, Repair};
+use super::wanted::{self, GUARD, of_family};
+use super::{Spec, after, kernel};
+
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The ruleset's, when it was looked at.
+    pub(super) generation: u32,
+    /// What the guard's rules have counted.
+    pub(super) dropped: u64,
+    changes: Vec<Change>,
+    /// Others' chains that forwarded packets pass, each with our edits.
+    hooks: Vec<(ForeignHook, Vec<Edit>)>,
+    /// Flannel's chains in the tables of iptables-nft, as nft names them.
+    leftovers: Vec<String>,
+}
+
+impl Plan {
+    pub(super) fn make(nft: &mut NftSocket, spec: &Spec) -> Result<Self> {
+        // First: what changes while the rest is read outdates it.
+        let generation = nft.generation()?;
+        let wanted = wanted::wanted(spec);
+        let tables = nft.tables()?;
+        let chains = nft.all_chains()?;
+        let seen = kernel::read(nft, &wanted, &tables, &chains)?;
+        let hooks = foreign::read_hooks(nft, &tables, &chains)?
+            .into_iter()
+            .map(|hook| {
+                let edits = edits(&hook, spec);
+                (hook, edits)
+            })
+            .collect();
+        Ok(Self {
+            generation,
+            dropped: seen.dropped,
+            changes: diff::diff(&wanted, &seen.standing),
+            hooks,
+            leftovers: foreign::leftovers(&chains)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        })
+    }
+
+    /// The same without changes in others' tables.
+    pub(super) fn of_own_tables(mut self) -> Self {
+        self.hooks.iter_mut().for_each(|(_, edits)| edits.clear());
+        self
+    }
+
+    /// All of it, or nothing if the ruleset is not what was looked at.
+    pub(super) fn transaction(&self) -> Transaction {
+        let mut transaction = Transaction::at(self.generation);
+        kernel::write(&self.changes, &mut transaction);
+        for (hook, edits) in &self.hooks {
+            foreign::write(hook, edits, &mut transaction);
+        }
+        transaction
+    }
+
+    pub(super) fn repairs(&self) -> Vec<Repair> {
+        let own = self
+            .changes
+            .iter()
+            .map(|change| Repair::of(change.table(), change));
+        let others = self.hooks.iter().flat_map(|(hook, edits)| {
+            edits
+                .iter()
+                .map(|edit| Repair::of(hook.table(), report::describe(edit)))
+        });
+        own.chain(others).collect()
+    }
+
+    pub(super) fn has_leftovers(&self) -> bool {
+        !self.leftovers.is_empty()
+    }
+
+    /// Whether the guard's rules are about to be made anew.
+    pub(super) fn loses_counters(&self) -> bool {
+        self.changes.iter().any(|change| {
+            matches!(change, Change::DeleteTable(table) | Change::Fill(table, ..)
+                if *table == GUARD)
+        })
+    }
+
+    /// What becomes of pods' packets at each hook with our edits made.
+    pub(super) fn hooks(&self, spec: &Spec) -> Vec<ForwardHook> {
+        self.judge(spec, true)
+    }
+
+    pub(super) fn hooks_as_they_are(&self, spec: &Spec) -> Vec<ForwardHook> {
+        self.judge(spec, false)
+    }
+
+    /// What the operator should know.
+    pub(super) fn notes(&self, spec: &Spec, takes_over: bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        if spec.forward {
+            let hooks = self.hooks(spec);
+            notes.extend(hooks.iter().filter_map(ForwardHook::note));
+        }
+        if !takes_over {
+            notes.extend(self.leftovers.iter().map(|chain| {
+                format!(
+                    "{chain} of flanneld is there again: either flanneld runs beside weftd, then stop it; or saved rules were restored, then restart weftd, which removes it"
+                )
+            }));
+        }
+        notes
+    }
+
+    fn judge(&self, spec: &Spec, edited: bool) -> Vec<ForwardHook> {
+        let judge = |(hook, edits): &(ForeignHook, Vec<Edit>)| {
+            let networks = of_family(&spec.networks, hook.v6);
+            let edits = if edited { &edits[..] } else { &[] };
+            report::hook(hook, edits, &networks)
+        };
+        self.hooks.iter().filter_map(judge).collect()
+    }
+}
+
+/// Removes flannel's chains from the tables of iptables-nft; the generation that made, and what
+/// was done.
+pub(super) fn remove_leftovers(nft: &mut NftSocket) -> Result<(u32, Vec<Repair>)> {
+    let generation = nft.generation()?;
+    let chains = nft.all_chains()?;
+    let leftovers = foreign::leftovers(&chains);
+    let mut transaction = Transaction::at(generation);
+    for chain in &leftovers {
+        foreign::remove_leftover(nft, *chain, &mut transaction)?;
+    }
+    let made = if transaction.is_empty() {
+        generation
+    } else {
+        after(generation)
+    };
+    nft.commit(transaction)?;
+    let repairs = leftovers.iter().map(|chain| {
+        Repair::of(
+            chain.table,
+            format!("chain {} of flanneld removed", chain.name),
+        )
+    });
+    Ok((made, repairs.collect()))
+}
+
+fn edits(hook: &ForeignHook, spec: &Spec) -> Vec<Edit> {
+    let networks: Vec<IpNetwork> = match spec.forward {
+        true => of_family(&spec.networks, hook.v6),
+        false => Vec::new(),
+    };
+    if hook.is_iptables() {
+        hook.filter.edits(&networks)
+    } else {
+        Vec::new()
+    }
+}
+
+pub(super) fn name(table: Table<'_>) -> String {
+    format!("{} {}", table.family.name(), table.name)
+}
