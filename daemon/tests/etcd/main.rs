@@ -1,0 +1,7 @@
+//! The etcd registry against real etcd: one member or three, over links that are slow, dead or
+//! half dead, with certificates and passwords.
+#![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+mod basics;
+mod server;
