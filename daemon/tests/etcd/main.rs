@@ -4,4 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 mod basics;
+mod outages;
+mod proxy;
 mod server;

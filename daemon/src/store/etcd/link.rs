@@ -23,7 +23,8 @@ pub(super) struct Link {
     /// The endpoint to try first.
     first: usize,
     pace: Pace,
-    connected: bool,
+    /// A connection was given up, and none stands in its place.
+    lost: bool,
     reconnects: u64,
 }
 
@@ -51,7 +52,7 @@ impl Link {
             live: None,
             first: 0,
             pace: Pace::default(),
-            connected: false,
+            lost: false,
             reconnects: 0,
         }
     }
@@ -136,7 +137,7 @@ impl Link {
         tracing::debug!(%trouble, "etcd: connection given up");
         self.live = None;
         self.first = (live.index + 1) % self.shared.endpoints.len();
-        self.connected = false;
+        self.lost = true;
     }
 
     pub(super) async fn live(&mut self) -> Result<Live, Fault> {
@@ -145,9 +146,7 @@ impl Link {
         }
         match race(&self.shared, self.first).await {
             Ok(live) => {
-                if !std::mem::replace(&mut self.connected, true) {
-                    self.reconnects += 1;
-                }
+                self.reconnects += u64::from(std::mem::take(&mut self.lost));
                 self.first = live.index;
                 self.live = Some(live.clone());
                 Ok(live)
