@@ -228,7 +228,7 @@ pub(crate) async fn events(registry: &mut Etcd, count: usize) -> Vec<Event> {
             match registry.changes().await {
                 Ok(Changes::Events(events)) => told.extend(events),
                 Ok(Changes::Missed) => panic!("missed some after {told:?}"),
-                Err(trouble) => println!("trouble: {trouble}"),
+                Err(trouble) => eprintln!("trouble: {trouble}"),
             }
         }
     };

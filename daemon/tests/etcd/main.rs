@@ -3,7 +3,11 @@
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+mod access;
+mod answers;
 mod basics;
+mod certificates;
 mod outages;
 mod proxy;
 mod server;
+mod storms;

@@ -6,15 +6,32 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, timeout};
 use weft_daemon::store::etcd::Etcd;
-use weft_daemon::store::registry::{Changes, Expected, Outcome, Registry, Trouble, Write};
+use weft_daemon::store::registry::{Change, Changes, Expected, Outcome, Registry, Trouble};
 
-use crate::basics::{
-    absolute, brief, change, done, events, key, lease, leases_in_etcd, otherwise, put, put_lease,
-};
+use crate::basics::{absolute, brief, change, done, events, key, lease, put, put_lease};
 use crate::proxy::{Link, Proxy};
 use crate::server::{Cluster, LONG, etcd_is_here, unused};
 
-const NO_DELAY: Duration = Duration::ZERO;
+#[tokio::test]
+async fn etcd_may_come_later_than_we() {
+    if !etcd_is_here() {
+        return;
+    }
+    let mut cluster = Cluster::stopped(1, "http", &[]);
+    let mut registry = cluster.registry();
+    let trouble = registry.list().await.unwrap_err();
+    let text = trouble.to_string();
+    assert!(matches!(trouble, Trouble::Unreachable(_)), "{trouble:?}");
+    assert!(
+        text.contains(&cluster.endpoints()[0]) && text.contains("refused"),
+        "{text}"
+    );
+    cluster.members[0].start();
+    let deadline = Instant::now() + LONG;
+    while let Err(trouble) = registry.list().await {
+        assert!(Instant::now() < deadline, "{trouble}");
+    }
+}
 
 #[tokio::test]
 async fn a_restart_of_etcd_loses_no_change() {
@@ -51,7 +68,7 @@ async fn history_thrown_away_during_an_outage_is_reported_and_listed_anew() {
         return;
     }
     let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
+    let proxy = Proxy::to(&cluster.members[0], Duration::ZERO);
     let mut registry = through(&cluster, vec![proxy.url()]);
     let mut other = cluster.client().await;
     registry.list().await.unwrap();
@@ -139,7 +156,7 @@ async fn an_endpoint_that_swallows_everything_delays_nobody() {
         return;
     }
     let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
+    let proxy = Proxy::to(&cluster.members[0], Duration::ZERO);
     proxy.set(Link::Silent);
     let mut registry = through(&cluster, vec![proxy.url(), cluster.endpoints()[0].clone()]);
     let begun = Instant::now();
@@ -154,7 +171,7 @@ async fn a_connection_whose_peer_vanished_without_a_word_is_noticed() {
         return;
     }
     let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
+    let proxy = Proxy::to(&cluster.members[0], Duration::ZERO);
     let mut registry = through(&cluster, vec![proxy.url(), cluster.endpoints()[0].clone()]);
     let mut other = cluster.client().await;
     registry.list().await.unwrap();
@@ -171,101 +188,12 @@ async fn a_connection_whose_peer_vanished_without_a_word_is_noticed() {
 }
 
 #[tokio::test]
-async fn what_is_done_and_whose_answer_got_lost_is_known_as_done_and_done_once() {
-    if !etcd_is_here() {
-        return;
-    }
-    let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
-    let mut registry = through(&cluster, vec![proxy.url()]);
-    let mut other = cluster.client().await;
-    registry.list().await.unwrap();
-    let (taken, free) = ("subnets/10.5.1.0-24", "subnets/10.5.2.0-24");
-
-    // The grant's answer is lost.
-    proxy.set(Link::LosesAnswer);
-    let first = done(
-        registry
-            .commit(change(taken, Expected::Absent, lease("a")))
-            .await,
-    );
-    assert!(proxy.is(Link::Up), "an answer was lost");
-    assert_eq!(leases_in_etcd(&mut other).await, 1, "granted once");
-
-    // The put's: a conflict before it leaves a lease in hand, so that the put is asked first.
-    otherwise(
-        registry
-            .commit(change(taken, Expected::Absent, lease("b")))
-            .await,
-    );
-    proxy.set(Link::LosesAnswer);
-    let second = done(
-        registry
-            .commit(change(free, Expected::Absent, lease("b")))
-            .await,
-    );
-    assert!(proxy.is(Link::Up), "an answer was lost");
-    assert_eq!(leases_in_etcd(&mut other).await, 2);
-    let stays = Write::Put {
-        value: "c".to_owned(),
-        expires: None,
-    };
-    proxy.set(Link::LosesAnswer);
-    let third = done(
-        registry
-            .commit(change(free, Expected::Version(second), stays))
-            .await,
-    );
-    assert!(proxy.is(Link::Up), "an answer was lost");
-    proxy.set(Link::LosesAnswer);
-    done(
-        registry
-            .commit(change(taken, Expected::Version(first), Write::Delete))
-            .await,
-    );
-    assert!(proxy.is(Link::Up), "an answer was lost");
-
-    let found = registry.list().await.unwrap().leases;
-    assert_eq!(found.len(), 1);
-    assert_eq!(
-        (brief(&found[0]), found[0].version),
-        ((free, "c", true), third)
-    );
-}
-
-#[tokio::test]
-async fn who_lost_the_race_and_the_answer_is_told_so() {
-    if !etcd_is_here() {
-        return;
-    }
-    let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
-    let mut registry = through(&cluster, vec![proxy.url()]);
-    let mut other = cluster.client().await;
-    registry.list().await.unwrap();
-    other
-        .put(absolute("subnets/10.5.1.0-24"), "theirs", None)
-        .await
-        .unwrap();
-    let ours = Write::Put {
-        value: "ours".to_owned(),
-        expires: None,
-    };
-    proxy.set(Link::LosesAnswer);
-    let outcome = registry
-        .commit(change("subnets/10.5.1.0-24", Expected::Absent, ours))
-        .await;
-    assert!(proxy.is(Link::Up), "an answer was lost");
-    assert_eq!(otherwise(outcome).unwrap().value, "theirs");
-}
-
-#[tokio::test]
 async fn a_dead_etcd_is_asked_ever_less_often_however_often_we_are() {
     if !etcd_is_here() {
         return;
     }
     let cluster = Cluster::one().await;
-    let proxy = Proxy::to(&cluster.members[0], NO_DELAY);
+    let proxy = Proxy::to(&cluster.members[0], Duration::ZERO);
     let mut registry = through(&cluster, vec![proxy.url()]);
     registry.list().await.unwrap();
     proxy.set(Link::Cut);
@@ -388,7 +316,7 @@ async fn told_until(registry: &mut Etcd, last: &str) -> Vec<String> {
         while told.last().is_none_or(|told| told != last) {
             match registry.changes().await {
                 Ok(changes) => told.extend(keys(changes)),
-                Err(trouble) => println!("trouble: {trouble}"),
+                Err(trouble) => eprintln!("trouble: {trouble}"),
             }
         }
     };
@@ -405,7 +333,7 @@ fn keys(changes: Changes) -> Vec<String> {
 
 async fn until_committed(
     registry: &mut Etcd,
-    claim: impl Fn() -> weft_daemon::store::registry::Change,
+    claim: impl Fn() -> Change,
 ) -> Result<Outcome, Trouble> {
     let deadline = Instant::now() + LONG;
     loop {
@@ -413,7 +341,7 @@ async fn until_committed(
         if outcome.is_ok() || Instant::now() > deadline {
             return outcome;
         }
-        println!("not committed: {outcome:?}");
+        eprintln!("not committed: {outcome:?}");
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, PutOptions, Txn, TxnOp};
 use tokio::time::{Instant, sleep, timeout};
 use weft_daemon::store::etcd::{Etcd, Settings};
 
@@ -167,12 +167,8 @@ impl Member {
         }
     }
 
-    pub(crate) fn data(&self) -> PathBuf {
+    fn data(&self) -> PathBuf {
         self.dir.join("data")
-    }
-
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        Path::new(&self.dir).join(name)
     }
 }
 
@@ -180,6 +176,29 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// As flanneld writes it.
+pub(crate) fn lease(i: u32) -> (String, String) {
+    let (b, c) = (i / 256, i % 256);
+    let key = format!("/coreos.com/network/subnets/10.{b}.{c}.0-24");
+    let value = format!(
+        r#"{{"PublicIP":"192.168.{b}.{c}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"fa:83:f7:ef:{b:02x}:{c:02x}"}}}}"#
+    );
+    (key, value)
+}
+
+/// As many as fit into a transaction at once.
+pub(crate) async fn fill(client: &mut Client, leases: std::ops::Range<u32>) {
+    let id = client.lease_grant(86_400, None).await.unwrap().id();
+    for chunk in leases.collect::<Vec<_>>().chunks(128) {
+        let puts = chunk.iter().map(|&i| {
+            let (key, value) = lease(i);
+            TxnOp::put(key, value, Some(PutOptions::new().with_lease(id)))
+        });
+        let all = Txn::new().and_then(puts.collect::<Vec<_>>());
+        client.txn(all).await.unwrap();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an answer of etcd-client means for us: try elsewhere, log in again, or tell.
 
 use std::error::Error as StdError;
-use std::io;
+use std::io::{self, ErrorKind as Kind};
 
 use super::settings::Settings;
 use crate::store::registry::Trouble;
@@ -34,6 +34,9 @@ pub(super) enum Particular {
 pub(super) struct Asked<'a> {
     pub(super) url: &'a str,
     pub(super) settings: &'a Settings,
+    pub(super) tls: bool,
+    /// It has answered on this connection before.
+    pub(super) answered: bool,
 }
 
 impl Fault {
@@ -143,16 +146,30 @@ impl Asked<'_> {
             let (what, remedy) = refusal;
             return Trouble::Refused(self.says(&what, remedy));
         }
-        let deepest = causes
-            .last()
-            .map_or_else(|| said.to_owned(), |e| e.to_string());
-        let kind = causes.iter().find_map(|cause| io_kind(*cause));
-        Trouble::Unreachable(match kind {
-            Some(io::ErrorKind::ConnectionRefused) => {
-                self.says("connection refused", "does it run there?")
-            }
+        let Some(deepest) = causes.last().map(ToString::to_string) else {
+            return Trouble::Unreachable(format!("etcd at {}: {said}", self.url));
+        };
+        Trouble::Unreachable(match causes.iter().find_map(|cause| io_kind(*cause)) {
+            Some(Kind::ConnectionRefused) => self.says("connection refused", "does it run there?"),
+            kind @ (None
+            | Some(
+                Kind::BrokenPipe | Kind::ConnectionReset | Kind::UnexpectedEof | Kind::InvalidData,
+            )) if !self.answered => self.says(&deepest, self.hung_up(kind)),
             _ => format!("etcd at {}: {deepest}", self.url),
         })
+    }
+
+    /// A server that expects another kind of connection ends it, often without a word; what TLS
+    /// says after its handshake reaches us as text at best.
+    fn hung_up(&self, kind: Option<Kind>) -> &'static str {
+        match (self.tls, kind, &self.settings.certfile) {
+            (false, ..) => "does it speak TLS? Then the endpoint is https, not http",
+            (true, Some(Kind::UnexpectedEof), _) => NO_TLS,
+            (true, _, None) => {
+                "does it want a client certificate? Then give --etcd-certfile and --etcd-keyfile"
+            }
+            (true, _, Some(_)) => "does it not accept the client certificate of --etcd-certfile?",
+        }
     }
 }
 
@@ -176,7 +193,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 's
     found
 }
 
-fn io_kind(cause: &(dyn StdError + 'static)) -> Option<io::ErrorKind> {
+fn io_kind(cause: &(dyn StdError + 'static)) -> Option<Kind> {
     cause.downcast_ref::<io::Error>().map(io::Error::kind)
 }
 
@@ -185,7 +202,7 @@ fn tls_refusal(cause: &(dyn StdError + 'static)) -> Option<(String, &'static str
     let tls = cause.downcast_ref::<Tls>()?;
     let remedy = match tls {
         Tls::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
-            "its certificate is by another authority than --etcd-cafile names"
+            "its certificate is by an authority that --etcd-cafile does not name"
         }
         Tls::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
             "its certificate has expired: renew it, or set this machine's clock right"
@@ -196,7 +213,7 @@ fn tls_refusal(cause: &(dyn StdError + 'static)) -> Option<(String, &'static str
         Tls::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "its certificate is for other names: use one of those in --etcd-endpoints"
         }
-        Tls::InvalidMessage(_) => "it does not speak TLS: is the endpoint http, not https?",
+        Tls::InvalidMessage(_) => NO_TLS,
         Tls::AlertReceived(Alert::CertificateRequired) => {
             "it wants a client certificate: give --etcd-certfile and --etcd-keyfile"
         }
@@ -213,6 +230,7 @@ fn tls_refusal(cause: &(dyn StdError + 'static)) -> Option<(String, &'static str
     Some((format!("TLS: {tls}"), remedy))
 }
 
+const NO_TLS: &str = "does it speak no TLS? Then the endpoint is http, not https";
 /// How etcd names NOSPACE; other exhaustion passes.
 const FULL: &str = "etcdserver: mvcc: database space exceeded";
 

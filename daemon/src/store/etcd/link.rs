@@ -32,6 +32,7 @@ pub(super) struct Link {
 pub(super) struct Live {
     index: usize,
     pub(super) client: Client,
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +67,10 @@ impl Link {
     }
 
     pub(super) fn asked(&self, live: &Live) -> Asked<'_> {
-        self.shared.asked(live.index)
+        Asked {
+            answered: live.answered,
+            ..self.shared.asked(live.index)
+        }
     }
 
     /// For callers to whom no particular answer means anything.
@@ -90,7 +94,7 @@ impl Link {
             let live = self.live().await?;
             let fault = match timeout(CALL_LIMIT, ask(live.client.clone())).await {
                 Ok(Ok(answer)) => {
-                    self.pace.succeeded();
+                    self.succeeded();
                     return Ok(answer);
                 }
                 Ok(Err(error)) => self.asked(&live).weigh(&error),
@@ -123,6 +127,13 @@ impl Link {
     /// What a caller of its own met, who does not go through [`Self::call`].
     pub(super) fn failed(&mut self) {
         self.pace.failed();
+    }
+
+    fn succeeded(&mut self) {
+        self.pace.succeeded();
+        if let Some(live) = &mut self.live {
+            live.answered = true;
+        }
     }
 
     pub(super) fn log_in_again(&mut self) {
@@ -188,7 +199,9 @@ impl Shared {
     fn asked(&self, index: usize) -> Asked<'_> {
         Asked {
             url: &self.endpoints[index].url,
+            tls: self.endpoints[index].tls,
             settings: &self.settings,
+            answered: false,
         }
     }
 
@@ -218,7 +231,11 @@ impl Shared {
                 return Err(trouble);
             }
         }
-        Ok(Live { index, client })
+        Ok(Live {
+            index,
+            client,
+            answered: false,
+        })
     }
 
     async fn connect(&self, index: usize, log_in: bool) -> Result<Client, Fault> {
