@@ -170,6 +170,32 @@ async fn a_reservation_stays_without_a_lease() {
 }
 
 #[tokio::test]
+async fn what_is_not_renewed_expires_and_is_told_as_gone() {
+    if !etcd_is_here() {
+        return;
+    }
+    let cluster = Cluster::one().await;
+    let mut registry = cluster.registry();
+    registry.list().await.unwrap();
+    let soon = Write::Put {
+        value: "x".to_owned(),
+        expires: Some(Duration::from_secs(1)),
+    };
+    let version = done(
+        registry
+            .commit(change("subnets/10.5.7.0-24", Expected::Absent, soon))
+            .await,
+    );
+    let told = events(&mut registry, 2).await;
+    assert_eq!(
+        (put(&told[0]).version, put(&told[0]).lasts),
+        (version, false)
+    );
+    let key = "subnets/10.5.7.0-24".to_owned();
+    assert_eq!(told[1], Event::Gone { key });
+}
+
+#[tokio::test]
 async fn who_finds_no_configuration_is_told_the_command_that_writes_it() {
     let registry = Etcd::new(weft_daemon::store::etcd::Settings {
         endpoints: vec!["http://10.0.0.1:2379".into(), "http://10.0.0.2:2379".into()],

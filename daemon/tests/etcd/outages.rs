@@ -239,6 +239,34 @@ async fn who_waits_for_changes_in_vain_spends_no_time() {
 }
 
 #[tokio::test]
+async fn an_etcd_that_is_full_is_called_so_and_goes_on_being_read() {
+    if !etcd_is_here() {
+        return;
+    }
+    let cluster = Cluster::of(1, &["--quota-backend-bytes=65536"]).await;
+    let mut registry = cluster.registry();
+    let mut client = cluster.client().await;
+    let mut more = 0;
+    while client
+        .put(format!("ballast/{more}"), vec![b'x'; 20_000], None)
+        .await
+        .is_ok()
+    {
+        more += 1;
+        assert!(more < 1000, "there is no end to it");
+    }
+    registry.list().await.unwrap();
+    let claim = change("subnets/10.5.7.0-24", Expected::Absent, lease("x"));
+    let trouble = registry.commit(claim).await.unwrap_err();
+    assert!(matches!(trouble, Trouble::Refused(_)), "{trouble:?}");
+    assert!(
+        trouble.to_string().contains("etcdctl alarm disarm"),
+        "{trouble}"
+    );
+    registry.list().await.unwrap();
+}
+
+#[tokio::test]
 async fn three_members_lose_their_leader_then_their_majority_then_recover() {
     if !etcd_is_here() {
         return;

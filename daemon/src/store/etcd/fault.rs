@@ -21,8 +21,10 @@ pub(super) enum Fault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Particular {
-    /// The revision is compacted, or the message larger than we take.
-    OutOfRange,
+    /// The revision asked for is thrown away.
+    Compacted,
+    /// The answer is larger than we take.
+    TooLarge,
     /// No such etcd lease.
     NotFound,
     /// Such an etcd lease exists; or nobody can log in, since authentication is off.
@@ -48,9 +50,24 @@ impl Fault {
                 "it does not accept the token it has just given",
                 "is the clock of a member wrong, or its --auth-token-ttl too short?",
             )),
-            Self::Particular(which) => {
-                Trouble::Garbled(format!("etcd at {} answered {which:?}", asked.url))
-            }
+            Self::Particular(which) => Trouble::Garbled(which.told(asked)),
+        }
+    }
+}
+
+impl Particular {
+    fn told(self, asked: Asked<'_>) -> String {
+        match self {
+            Self::Compacted => asked.says(
+                "it throws history away faster than it can be read",
+                "let its --auto-compaction-retention be some minutes",
+            ),
+            Self::TooLarge => asked.says(
+                "a single lease is larger than a message may be",
+                "look what is written below the prefix",
+            ),
+            Self::NotFound => asked.says("it forgets leases it has just given", "is it well?"),
+            Self::Precondition => asked.says("it says a precondition fails", "is it well?"),
         }
     }
 }
@@ -72,7 +89,8 @@ impl Asked<'_> {
             code::UNAUTHENTICATED => Fault::LoggedOut,
             code::NOT_FOUND => Fault::Particular(Particular::NotFound),
             code::FAILED_PRECONDITION => Fault::Particular(Particular::Precondition),
-            code::OUT_OF_RANGE => Fault::Particular(Particular::OutOfRange),
+            code::OUT_OF_RANGE if said == COMPACTED => Fault::Particular(Particular::Compacted),
+            code::OUT_OF_RANGE => Fault::Particular(Particular::TooLarge),
             code::INVALID_ARGUMENT => self.weigh_argument(said),
             code::PERMISSION_DENIED => Fault::Final(self.denied()),
             code::RESOURCE_EXHAUSTED if said == FULL => Fault::Final(Trouble::Refused(self.says(
@@ -232,6 +250,7 @@ fn tls_refusal(cause: &(dyn StdError + 'static)) -> Option<(String, &'static str
 
 const NO_TLS: &str = "does it speak no TLS? Then the endpoint is http, not https";
 /// How etcd names NOSPACE; other exhaustion passes.
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const FULL: &str = "etcdserver: mvcc: database space exceeded";
 
 /// The codes of gRPC, whose type etcd-client does not export.

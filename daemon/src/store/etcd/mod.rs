@@ -33,6 +33,7 @@ pub struct Etcd {
 impl Etcd {
     /// Nobody is asked yet: what is wrong here, only the operator can mend.
     pub fn new(settings: Settings) -> Result<Self, Error> {
+        let settings = settings.without_empty_ones();
         let endpoints = settings.check()?;
         Ok(Self {
             keys: Keys::new(&settings.prefix),
@@ -51,11 +52,13 @@ impl Etcd {
 impl Registry for Etcd {
     async fn list(&mut self) -> Result<Listing, Trouble> {
         let mut page = PAGE;
+        let mut compactions = 0..5;
         loop {
             match self.list_by(page).await {
                 Ok(listing) => return Ok(listing),
-                // Compacted between two pages, or a page that is larger than we take.
-                Err(Fault::Particular(Particular::OutOfRange)) if page > 1 => page /= 8,
+                Err(Fault::Particular(Particular::TooLarge)) if page > 1 => page /= 8,
+                // Between two pages: the next listing is of a revision that still stands.
+                Err(Fault::Particular(Particular::Compacted)) if compactions.next().is_some() => {}
                 Err(fault) => return Err(self.link.told(fault)),
             }
         }

@@ -74,6 +74,17 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// An empty flag is one that is not given, as flanneld has it.
+    pub(super) fn without_empty_ones(mut self) -> Self {
+        for file in [&mut self.cafile, &mut self.certfile, &mut self.keyfile] {
+            file.take_if(|path| path.as_os_str().is_empty());
+        }
+        for text in [&mut self.username, &mut self.password] {
+            text.take_if(|text| text.is_empty());
+        }
+        self
+    }
+
     /// What can be known to be wrong before anybody is asked.
     pub(super) fn check(&self) -> Result<Vec<Endpoint>, Error> {
         let has_files = [&self.cafile, &self.certfile, &self.keyfile]
