@@ -115,7 +115,8 @@ impl Watch {
         };
         match stream.hear(message, at, keys, &mut self.pending) {
             Heard::Something => {
-                self.logged_in &= message.events().is_empty();
+                // Both watchers stand: who we are is not in doubt.
+                self.logged_in &= stream.leases.is_none();
                 Ok(())
             }
             Heard::Compacted => {
