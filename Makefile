@@ -25,7 +25,7 @@ STATIC = $(if $(findstring /,$(shell cc -print-file-name=libc.a)),-C target-feat
 
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman \
-	etcd-server etcd-client ethtool iperf3 protobuf-compiler libprotobuf-dev
+	etcd-server etcd-client openssl ethtool iperf3 protobuf-compiler libprotobuf-dev
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 # What the names of the tests contain that the guest runs.
 TEST_VM ?= vlan del_leaves_the_node what_is_retired a_mapped_port_answers

@@ -24,7 +24,7 @@ pub enum Need {
 }
 
 /// Which Debian package brings what. Everything here, `make test` installs as root.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("nft", "nftables"),
@@ -34,6 +34,9 @@ const PACKAGES: [(&str, &str); 15] = [
     ("conntrack", "conntrack"),
     ("strace", "strace"),
     ("setpriv", "util-linux"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+    ("openssl", "openssl"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),

@@ -2,6 +2,8 @@
 //! protocol for as long as the daemon lives, and hands on the newest view whole. Nobody asks
 //! it anything; nothing it meets ends the daemon.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod registry;
 
 use std::future::Future;
