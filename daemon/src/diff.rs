@@ -175,6 +175,11 @@ impl Actual {
         }
     }
 
+    pub fn has_route_to(&self, destination: IpNetwork) -> bool {
+        let any = (destination, None)..=(destination, Some(u32::MAX));
+        self.routes.range(any).next().is_some()
+    }
+
     /// What `self` lacks, or has otherwise, of what was believed to be held: somebody else's
     /// doing.
     pub fn drift_from(&self, believed: &Self) -> Vec<Change> {
@@ -209,6 +214,15 @@ impl Actual {
             }
         }
         drift
+    }
+}
+
+impl Change {
+    pub fn removes(&self) -> bool {
+        match self {
+            Self::SetForward(_) | Self::SetNeighbour(_) | Self::SetRoute(_) => false,
+            Self::RemoveRoute(..) | Self::RemoveNeighbour(_) | Self::RemoveForward(_) => true,
+        }
     }
 }
 

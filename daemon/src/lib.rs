@@ -5,6 +5,8 @@ pub mod device;
 pub mod diff;
 pub mod drift;
 pub mod firewall;
+pub mod kernel;
 pub mod lease;
 pub mod plan;
+pub mod reconcile;
 pub mod store;

@@ -137,6 +137,18 @@ pub struct Skipped {
     pub why: String,
 }
 
+impl Inputs {
+    /// The same plan comes of both. What is shared is not compared value by value.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.conf, &other.conf)
+            && (Arc::ptr_eq(&self.own, &other.own) || self.own == other.own)
+            && Arc::ptr_eq(&self.peers, &other.peers)
+            && self.ground == other.ground
+            && self.wishes == other.wishes
+            && self.ways == other.ways
+    }
+}
+
 pub fn plan(inputs: &Inputs) -> Desired {
     let mut desired = match &inputs.conf.backend {
         Backend::Vxlan(vxlan) => tunnel::plan(inputs, vxlan),

@@ -1,0 +1,406 @@
+//! The one loop that keeps the kernel true: a start, a restart, a peer that comes, a route
+//! deleted by hand, a lost device, a flushed ruleset and a periodic check are all the same round.
+//! It has a thread of its own and is synchronous; nothing else programs the kernel.
+
+mod inbox;
+mod memory;
+mod mend;
+mod report;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weft_net::Rtnl;
+use weft_net::route::Requests;
+
+use crate::conf::{Backend, NetConf};
+use crate::diff::Actual;
+use crate::drift::{Links, Rivalry, Suspects};
+use crate::firewall::Firewall;
+use crate::lease::{Identity, Lease, Subnets};
+use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
+use crate::store::{Claim, Offer, Own, Peers, View};
+
+pub use inbox::{Inbox, Post};
+pub use report::{Repaired, Report};
+
+use memory::Memory;
+use watch::{Dirty, Eyes, Ours};
+
+/// What does not change while the daemon runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub identity: Identity,
+    pub wishes: Wishes,
+    /// Of an earlier run, from the subnet file.
+    pub previous: Option<Subnets>,
+    /// When all is looked at though nothing happened.
+    pub resync: Duration,
+    /// Remembers, for as long as the machine is up, which devices are of our making.
+    pub memory: PathBuf,
+}
+
+/// Where the node stands in the underlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub name: String,
+    pub ground: Ground,
+    pub public_ip: Option<std::net::Ipv4Addr>,
+    pub public_ipv6: Option<std::net::Ipv6Addr>,
+}
+
+/// Chooses the interface, as things are; the error is for the operator.
+pub type Choose = Box<dyn FnMut(&mut Rtnl) -> Result<Standing, String> + Send>;
+
+/// What the loop hands out.
+#[expect(
+    missing_debug_implementations,
+    reason = "closures have nothing to show"
+)]
+pub struct Outbox {
+    /// Told whenever it changes.
+    pub claim: Box<dyn FnMut(Claim) + Send>,
+    /// Told after each round that did something.
+    pub report: Box<dyn FnMut(&Report) + Send>,
+    /// Told what pods' plugins need, once all that stands was programmed, and when it changes.
+    pub serve: Serve,
+}
+
+pub type Serve = Box<dyn FnMut(&Serving) -> Result<(), String> + Send>;
+
+/// What a subnet file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    pub conf: Arc<NetConf>,
+    pub subnets: Subnets,
+    pub mtu: u32,
+    pub masquerade: bool,
+}
+
+#[expect(missing_debug_implementations, reason = "it holds closures")]
+pub struct Reconciler {
+    settings: Settings,
+    choose: Choose,
+    outbox: Outbox,
+    inbox: Arc<Inbox>,
+    rtnl: Rtnl,
+    firewall: Firewall,
+    eyes: Eyes,
+    view: View,
+    standing: Option<Standing>,
+    claimed: Option<Claim>,
+    /// The plan, and what it was made from.
+    planned: Option<(Inputs, Arc<Desired>)>,
+    links: Links,
+    links_before: Links,
+    /// As they were last seen to.
+    devices: Vec<Device>,
+    believed: Actual,
+    /// The tables were read at least once with today's devices.
+    knows: bool,
+    dirty: Dirty,
+    looked: Option<Instant>,
+    suspects: Suspects,
+    rivalry: Rivalry,
+    memory: Memory,
+    served: Option<Serving>,
+    report: Report,
+}
+
+impl Reconciler {
+    /// For the network namespace the calling thread is in, which is the one that must run it.
+    pub fn open(
+        settings: Settings,
+        choose: Choose,
+        outbox: Outbox,
+    ) -> Result<(Self, Post), crate::firewall::Error> {
+        let mut rtnl = Rtnl::open()?;
+        let mut firewall = Firewall::open()?;
+        let eyes = Eyes::open(vec![rtnl.port()?, firewall.port()?])?;
+        let inbox = Arc::new(Inbox::default());
+        let post = Post::new(Arc::clone(&inbox), eyes.nudge()?);
+        let memory = Memory::read(&settings.memory);
+        let reconciler = Self {
+            settings,
+            choose,
+            outbox,
+            inbox,
+            rtnl,
+            firewall,
+            eyes,
+            view: View::default(),
+            standing: None,
+            claimed: None,
+            planned: None,
+            links: Links::default(),
+            links_before: Links::default(),
+            devices: Vec::new(),
+            believed: Actual::default(),
+            knows: false,
+            dirty: Dirty::ALL,
+            looked: None,
+            suspects: Suspects::default(),
+            rivalry: Rivalry::default(),
+            memory,
+            served: None,
+            report: Report::default(),
+        };
+        Ok((reconciler, post))
+    }
+
+    /// Until it is told to stop; what it has programmed stays.
+    pub fn run(&mut self) -> weft_net::Result<()> {
+        let mut next_look = Instant::now();
+        while !self.inbox.is_stopped() {
+            let deadline = self.deadline(next_look);
+            self.eyes.wait(Some(deadline))?;
+            self.listen()?;
+            let now = Instant::now();
+            if now >= next_look || self.rivalry.next(now).is_some_and(|at| at <= now) {
+                self.dirty.merge(Dirty::ALL);
+            }
+            if now >= next_look {
+                next_look = now + self.settings.resync;
+                self.rivalry.forgive(now);
+            }
+            self.suspects.forget_before(now - SUSPECTED_FOR);
+            if let Some(view) = self.inbox.take() {
+                self.view = view;
+                self.round();
+            } else if self.dirty.any() && self.may_look(now) {
+                self.round();
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self) -> weft_net::Result<()> {
+        let ours = Ours {
+            links: self.links,
+            devices: &self.devices,
+            believed: &self.believed,
+        };
+        let dirty = self.eyes.look(&ours, &mut self.suspects)?;
+        self.dirty.merge(dirty);
+        Ok(())
+    }
+
+    /// When to wake if nothing happens.
+    fn deadline(&self, next_look: Instant) -> Instant {
+        let now = Instant::now();
+        let mut deadline = next_look;
+        if self.dirty.any() {
+            deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
+        }
+        if let Some(at) = self.rivalry.next(now) {
+            deadline = deadline.min(at);
+        }
+        deadline
+    }
+
+    fn may_look(&self, now: Instant) -> bool {
+        self.looked
+            .is_none_or(|at| now.saturating_duration_since(at) >= LOOK_APART)
+    }
+
+    /// From the view to the kernel, once.
+    fn round(&mut self) {
+        let began = Instant::now();
+        self.report.begin();
+        match self.try_round() {
+            Ok(()) => {}
+            Err(obstacle) => self.report.not_ready(obstacle),
+        }
+        self.report.end(began.elapsed());
+        (self.outbox.report)(&self.report);
+    }
+
+    /// The error says why the node cannot serve; what can be programmed is, all the same.
+    fn try_round(&mut self) -> Result<(), String> {
+        let may_look = self.may_look(Instant::now());
+        let conf = match &self.view.conf {
+            None => return Err(waiting("the network's configuration", &self.view)),
+            Some(Err(wrong)) => return Err(wrong.clone()),
+            Some(Ok(conf)) => Arc::clone(conf),
+        };
+        if self.dirty.ground && (may_look || self.standing.is_none()) {
+            self.dirty.ground = false;
+            self.stand()?;
+        }
+        let Some(standing) = self.standing.clone() else {
+            return Err("no interface is chosen".into());
+        };
+        self.claim(&conf, &standing);
+        let (own, trouble) = match &self.view.own {
+            Own::Unclaimed => return Err(waiting("a subnet", &self.view)),
+            Own::Refused(why) => return Err(why.clone()),
+            Own::Held(lease) => (Arc::clone(lease), None),
+            Own::Lost { was, why } => (Arc::clone(was), Some(why.clone())),
+        };
+        let Some(peers) = self.view.peers.clone() else {
+            return Err(waiting("the other nodes' leases", &self.view));
+        };
+        let desired = self.plan(&conf, &own, &peers, &standing);
+        self.program(&desired, may_look)?;
+        self.serve(conf, &own, &desired)?;
+        trouble.map_or(Ok(()), Err)
+    }
+
+    fn stand(&mut self) -> Result<(), String> {
+        match (self.choose)(&mut self.rtnl) {
+            Ok(standing) => {
+                if self.standing.as_ref() != Some(&standing) {
+                    tracing::info!(
+                        interface = standing.name,
+                        mtu = standing.ground.mtu,
+                        v4 = ?standing.ground.v4,
+                        v6 = ?standing.ground.v6,
+                        public_ip = ?standing.public_ip,
+                        public_ipv6 = ?standing.public_ipv6,
+                        "the underlay"
+                    );
+                    self.report.standing = Some(standing.clone());
+                    self.links.ground = standing.ground.link;
+                    self.standing = Some(standing);
+                }
+                Ok(())
+            }
+            // What was chosen before may come back; until then pods' traffic is not touched.
+            Err(why) if self.standing.is_some() => {
+                self.report.note(why);
+                Ok(())
+            }
+            Err(why) => {
+                self.dirty.ground = true;
+                Err(why)
+            }
+        }
+    }
+
+    fn claim(&mut self, conf: &NetConf, standing: &Standing) {
+        let addresses = [
+            standing.ground.v4.map(std::net::IpAddr::V4),
+            standing.ground.v6.map(std::net::IpAddr::V6),
+        ];
+        let offer = match &self.claimed {
+            // The devices' addresses count only at the start: then they are the lease's.
+            Some(claimed) => claimed.offer.clone(),
+            None => self.offer(conf),
+        };
+        let claim = Claim {
+            identity: self.settings.identity.clone(),
+            public_ip: standing.public_ip.filter(|_| conf.v4.is_some()),
+            public_ipv6: standing.public_ipv6.filter(|_| conf.v6.is_some()),
+            sources: addresses.into_iter().flatten().collect(),
+            previous: self.settings.previous,
+            offer,
+        };
+        if self.claimed.as_ref() != Some(&claim) {
+            (self.outbox.claim)(claim.clone());
+            self.claimed = Some(claim);
+        }
+    }
+
+    fn offer(&mut self, conf: &NetConf) -> Offer {
+        match &conf.backend {
+            Backend::Udp(_) | Backend::Alloc => Offer::Nothing,
+            Backend::HostGw => Offer::HostGw,
+            Backend::Vxlan(vxlan) => {
+                let mut mac = |family| {
+                    let name = plan::device_name(family, vxlan.vni);
+                    let link = self.rtnl.link(name.as_str()).ok()?;
+                    link.is_vxlan().then_some(link.mac)?
+                };
+                Offer::Vxlan {
+                    vni: vxlan.vni,
+                    v4: mac(Family::V4),
+                    v6: mac(Family::V6),
+                }
+            }
+        }
+    }
+
+    fn plan(
+        &mut self,
+        conf: &Arc<NetConf>,
+        own: &Arc<Lease>,
+        peers: &Arc<Peers>,
+        standing: &Standing,
+    ) -> Arc<Desired> {
+        let inputs = Inputs {
+            conf: Arc::clone(conf),
+            own: Arc::clone(own),
+            peers: Arc::clone(peers),
+            ground: standing.ground.clone(),
+            wishes: self.settings.wishes.clone(),
+            ways: self.ways(conf, peers),
+        };
+        if let Some((known, desired)) = &self.planned
+            && known.is_same(&inputs)
+        {
+            return Arc::clone(desired);
+        }
+        let desired = Arc::new(plan::plan(&inputs));
+        self.planned = Some((inputs, Arc::clone(&desired)));
+        desired
+    }
+
+    /// Asked of the kernel, which knows routing policies better than any table of ours.
+    fn ways(&mut self, conf: &NetConf, peers: &Peers) -> Ways {
+        let direct = matches!(&conf.backend, Backend::Vxlan(vxlan) if vxlan.direct_routing);
+        if !direct {
+            return Ways::new();
+        }
+        let mut requests = Requests::new();
+        let mut tickets = Vec::new();
+        for lease in &peers.leases {
+            let attrs = &lease.attrs;
+            let v4 = attrs.public_ip.map(std::net::IpAddr::V4);
+            let v6 = attrs.public_ipv6.map(std::net::IpAddr::V6);
+            for address in v4.into_iter().chain(v6) {
+                tickets.push((address, requests.way_to(address)));
+            }
+        }
+        let Ok(mut answers) = self.rtnl.run(requests) else {
+            return Ways::new();
+        };
+        let mut ways = Ways::new();
+        for (address, ticket) in tickets {
+            if let Ok(way) = answers.take(ticket)
+                && way.gateway.is_none()
+                && !way.is_local
+            {
+                ways.insert(address, way.link);
+            }
+        }
+        ways
+    }
+
+    fn serve(&mut self, conf: Arc<NetConf>, own: &Lease, desired: &Desired) -> Result<(), String> {
+        let serving = Serving {
+            conf,
+            subnets: own.subnets,
+            mtu: desired.mtu,
+            masquerade: self.settings.wishes.masquerade,
+        };
+        if self.served.as_ref() != Some(&serving) {
+            (self.outbox.serve)(&serving)?;
+            self.served = Some(serving);
+        }
+        Ok(())
+    }
+}
+
+fn waiting(for_what: &str, view: &View) -> String {
+    match &view.health.trouble {
+        Some(trouble) => format!("waiting for {for_what}: {trouble}"),
+        None => format!("waiting for {for_what} from the store"),
+    }
+}
+
+/// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
+const LOOK_APART: Duration = Duration::from_millis(100);
+/// What somebody did longer ago explains nothing.
+const SUSPECTED_FOR: Duration = Duration::from_secs(10);
