@@ -171,6 +171,11 @@ impl Firewall {
         self.run(&Spec::default(), Flannels::Leave)
     }
 
+    /// The port that our commits are made through: a watch told of it tells of others' only.
+    pub fn port(&mut self) -> Result<u32> {
+        Ok(self.nft.port()?)
+    }
+
     /// The tables whose changes call for a reconciliation at once: ours, and those of
     /// iptables-nft that accepts of ours may be in. What else may drop pods' packets is looked at
     /// by each reconciliation that somebody's commit has preceded.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_daemon::firewall::{Firewall, Spec};
 use weft_net::nft::{Family, NftSocket, Table, Transaction};
+use weft_net::watch::{Filter, RulesetEvent, RulesetWatch};
 use weft_netns::{World, in_world};
 
 use crate::common::{
@@ -161,6 +162,43 @@ fn others_who_change_the_ruleset_all_the_time_do_not_keep_ours_from_being_right(
             is_over.store(true, Ordering::Relaxed);
         });
         assert_same(&ruleset(world), &whole, "the storm");
+    });
+}
+
+#[test]
+fn a_watch_tells_of_others_changes_of_our_tables_and_not_of_our_own() {
+    in_world(|world| {
+        let mut firewall = Firewall::open().unwrap();
+        let filter = Filter {
+            own_ports: vec![firewall.port().unwrap()],
+            ..Filter::default()
+        };
+        let mut watch = RulesetWatch::open(&filter, &Firewall::watched()).unwrap();
+        let mut events = Vec::new();
+        reconciled(&mut firewall, &dual_stack());
+        watch.read(&mut events).unwrap();
+        assert_eq!(events, []);
+
+        world.exec("nft flush chain ip6 flannel-ipv6 postrtg");
+        watch.read(&mut events).unwrap();
+        let [
+            RulesetEvent::Commit {
+                generation,
+                touched,
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        let table = Firewall::watched()[touched[0]];
+        assert_eq!(
+            (generation.program.as_str(), table.name),
+            ("nft", "flannel-ipv6")
+        );
+        assert!(reconciled(&mut firewall, &dual_stack()).is_drift);
+        events.clear();
+        watch.read(&mut events).unwrap();
+        assert_eq!(events, []);
     });
 }
 
