@@ -62,9 +62,21 @@ pub(super) fn read_hooks(
 pub(super) fn write(hook: &ForeignHook, edits: &[Edit], transaction: &mut Transaction) {
     for edit in edits {
         match edit {
-            Edit::Insert { chain, accept } => {
+            Edit::Insert {
+                chain,
+                accept,
+                before,
+            } => {
+                let chain = hook.table().chain(chain);
                 let rule = [test(accept), expr::accept()];
-                transaction.insert_rule(hook.table().chain(chain), &rule, COMMENT);
+                match before {
+                    Some(Handle::Number(handle)) => {
+                        transaction.insert_rule_before(chain, *handle, &rule, COMMENT);
+                    }
+                    Some(Handle::Line(_) | Handle::None) | None => {
+                        transaction.add_rule(chain, &rule, COMMENT);
+                    }
+                }
             }
             Edit::Delete {
                 chain,

@@ -74,9 +74,8 @@ fn keep_table(
         && let Some(filter) = saved.filter("FORWARD")
     {
         let edits = filter.edits(networks);
-        edits.iter().for_each(|edit| script.edit(edit));
         outcome.filter = Some(filter.clone());
-        after = Some(filter.edited(&edits));
+        after = Some(script.edit(filter, &edits));
     }
     if take_over {
         script.remove_flannels(table, &saved);
@@ -106,26 +105,34 @@ struct Script {
 }
 
 impl Script {
-    fn edit(&mut self, edit: &Edit) {
-        match edit {
-            Edit::Insert { chain, accept } => {
-                let rule = arguments(accept);
-                self.add(
-                    &format!("-I {chain} {rule}"),
-                    format!("`{chain} {rule}` inserted"),
-                );
+    /// The filter after the edits. Rules are told by their numbers, which each edit changes.
+    fn edit(&mut self, filter: Filter, edits: &[Edit]) -> Filter {
+        edits.iter().fold(filter, |filter, edit| {
+            match edit {
+                Edit::Insert {
+                    chain,
+                    accept,
+                    before,
+                } => {
+                    let rule = arguments(accept);
+                    let number = before.as_ref().and_then(|h| filter.number_of(chain, h));
+                    let line = match number {
+                        Some(number) => format!("-I {chain} {number} {rule}"),
+                        None => format!("-A {chain} {rule}"),
+                    };
+                    self.add(&line, format!("`{chain} {rule}` inserted"));
+                }
+                Edit::Delete {
+                    handle: Handle::Line(line),
+                    ..
+                } => self.add(&format!("-D {line}"), format!("`{line}` deleted")),
+                Edit::Delete {
+                    handle: Handle::Number(_) | Handle::None,
+                    ..
+                } => {}
             }
-            Edit::Delete {
-                handle: Handle::Line(line),
-                ..
-            } => {
-                self.add(&format!("-D {line}"), format!("`{line}` deleted"));
-            }
-            Edit::Delete {
-                handle: Handle::Number(_) | Handle::None,
-                ..
-            } => {}
-        }
+            filter.edited(std::slice::from_ref(edit))
+        })
     }
 
     fn remove_flannels(&mut self, table: &str, saved: &Saved) {
@@ -261,7 +268,9 @@ mod tests {
         Saved::parse(
             ":FORWARD DROP [0:0]\n:FLANNEL-FWD - [0:0]\n:mine - [0:0]\n\
              -A FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
-             -A FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n",
+             -A FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -A FORWARD -i eth0 -j DROP\n\
+             -A FORWARD -j REJECT\n",
         )
     }
 
@@ -270,16 +279,14 @@ mod tests {
         let networks: Vec<IpNetwork> = vec!["10.244.0.0/16".parse().unwrap()];
         let mut script = Script::default();
         let filter = saved().filter("FORWARD").unwrap();
-        filter
-            .edits(&networks)
-            .iter()
-            .for_each(|edit| script.edit(edit));
+        let edits = filter.edits(&networks);
+        script.edit(filter, &edits);
         script.remove_flannels("filter", &saved());
         assert_eq!(
             script.lines,
             "-D FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
-             -I FORWARD -s 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
-             -I FORWARD -d 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -I FORWARD 3 -s 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
+             -I FORWARD 4 -d 10.244.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\
              -D FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n\
              -F FLANNEL-FWD\n\
              -X FLANNEL-FWD\n"

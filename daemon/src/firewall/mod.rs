@@ -62,6 +62,7 @@ pub struct Masquerade {
 pub struct Guard {
     /// The UDP port of the tunnel.
     pub port: u16,
+    /// All that may send, before the guard begins: whoever is missing is cut off.
     pub from: BTreeSet<IpAddr>,
 }
 
@@ -69,9 +70,21 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel's nf_tables.
-    #[error("keep the node's firewall: {0}")]
+    /// The kernel's nf_tables refused to show or to change what there is.
+    #[error("keep the node's firewall: {0}{remedy}", remedy = remedy(.0))]
     Nft(#[from] weft_net::Error),
+}
+
+fn remedy(error: &weft_net::Error) -> &'static str {
+    match error.errno() {
+        Some(Errno::PERM | Errno::ACCESS) => {
+            ": weftd needs CAP_NET_ADMIN in the network namespace it works in"
+        }
+        Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
+            ": the kernel needs its modules nf_tables, nft_chain_nat and nft_masq"
+        }
+        _ => "",
+    }
 }
 
 #[derive(Debug)]
@@ -156,6 +169,11 @@ impl Firewall {
     /// Removes all that is ours, and nothing else.
     pub fn remove(&mut self) -> Result<Report> {
         self.run(&Spec::default(), Flannels::Leave)
+    }
+
+    /// The port that our commits are made through: a watch told of it tells of others' only.
+    pub fn port(&mut self) -> Result<u32> {
+        Ok(self.nft.port()?)
     }
 
     /// The tables whose changes call for a reconciliation at once: ours, and those of

@@ -77,10 +77,11 @@ pub enum Passage {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Edit {
-    /// An accept of ours, before all other rules.
+    /// An accept of ours, in front of a rule or behind all of them.
     Insert {
         chain: String,
         accept: Match,
+        before: Option<Handle>,
     },
     Delete {
         chain: String,
@@ -122,16 +123,13 @@ impl Filter {
                 });
             }
         }
-        let place = bare.place(&wanted);
-        edits.extend(
-            wanted
-                .iter()
-                .filter(|accept| !is_good(accept))
-                .map(|accept| Edit::Insert {
-                    chain: place.clone(),
-                    accept: *accept,
-                }),
-        );
+        let missing: Vec<Match> = wanted.iter().copied().filter(|a| !is_good(a)).collect();
+        let chain = bare.place(&missing);
+        edits.extend(missing.iter().map(|accept| Edit::Insert {
+            chain: chain.to_owned(),
+            accept: *accept,
+            before: bare.slot(chain, accept),
+        }));
         edits
     }
 
@@ -139,7 +137,11 @@ impl Filter {
     pub(super) fn edited(mut self, edits: &[Edit]) -> Self {
         for edit in edits {
             match edit {
-                Edit::Insert { chain, accept } => self.insert(chain, *accept),
+                Edit::Insert {
+                    chain,
+                    accept,
+                    before,
+                } => self.insert(chain, *accept, before.as_ref()),
                 Edit::Delete { chain, handle } => {
                     let steps = self.chains.entry(chain.clone()).or_default();
                     steps.retain(|step| step.handle != *handle);
@@ -165,34 +167,51 @@ impl Filter {
         self.ours().filter(|(_, step)| same(step)).count()
     }
 
-    /// Docker keeps one chain for others' rules and leaves it alone; what stands in front of its
-    /// jump elsewhere comes behind it when Docker starts again.
-    fn place(&self, accepts: &[Match]) -> String {
-        let has_chain = self.chains.contains_key(DOCKER_USER);
-        let works = || {
-            let mut tried = self.clone();
-            accepts
-                .iter()
-                .for_each(|accept| tried.insert(DOCKER_USER, *accept));
-            accepts.iter().all(|accept| tried.lets_pass(accept))
-        };
-        if has_chain && works() {
-            return DOCKER_USER.to_owned();
-        }
-        self.base.clone()
+    /// Which rule of a chain this is, counted from one.
+    pub(super) fn number_of(&self, chain: &str, handle: &Handle) -> Option<usize> {
+        let steps = self.chains.get(chain)?;
+        Some(steps.iter().position(|step| step.handle == *handle)? + 1)
     }
 
-    fn insert(&mut self, chain: &str, accept: Match) {
+    /// Docker keeps one chain for others' rules, which it never empties.
+    fn place(&self, accepts: &[Match]) -> &str {
+        let works = |accept: &Match| {
+            let mut tried = self.clone();
+            tried.insert(
+                DOCKER_USER,
+                *accept,
+                self.slot(DOCKER_USER, accept).as_ref(),
+            );
+            tried.lets_pass(accept)
+        };
+        if self.chains.contains_key(DOCKER_USER) && accepts.iter().all(works) {
+            return DOCKER_USER;
+        }
+        &self.base
+    }
+
+    /// The rule of a chain in front of which an accept must stand: the first that surely decides.
+    /// No further ahead, for what others refuse to some pods' packets stays refused: network
+    /// policies, broken connections, an operator's own exceptions.
+    fn slot(&self, chain: &str, accept: &Match) -> Option<Handle> {
+        let steps = self.chains.get(chain)?;
+        let mut deciding = steps.iter().filter(|step| {
+            self.decides(chain, step, accept.end, accept.network, DEEPEST)
+                .is_some()
+        });
+        deciding.next().map(|step| step.handle.clone())
+    }
+
+    fn insert(&mut self, chain: &str, accept: Match, before: Option<&Handle>) {
         let step = Step {
             when: When::All(vec![accept]),
             then: Then::Accept,
             comment: COMMENT.into(),
             handle: Handle::None,
         };
-        self.chains
-            .entry(chain.to_owned())
-            .or_default()
-            .insert(0, step);
+        let steps = self.chains.entry(chain.to_owned()).or_default();
+        let at = before.and_then(|handle| steps.iter().position(|step| step.handle == *handle));
+        steps.insert(at.unwrap_or(steps.len()), step);
     }
 
     fn without(&self, unwanted: impl Fn(&Step) -> bool) -> Self {
@@ -205,24 +224,32 @@ impl Filter {
 
     fn walk(&self, chain: &str, end: End, network: IpNetwork, depth: usize) -> Flow {
         let steps = self.chains.get(chain).map_or(&[][..], Vec::as_slice);
-        for step in steps
-            .iter()
-            .filter(|step| step.when.surely_holds(end, network))
-        {
-            let flow = match &step.then {
-                Then::Accept => return Flow::Accepted,
-                Then::Drop => return Flow::Dropped(chain.to_owned()),
-                Then::Return => return Flow::Through,
-                Then::GoOn => continue,
-                Then::Jump(_) | Then::Goto(_) if depth == 0 => continue,
-                Then::Jump(to) | Then::Goto(to) => self.walk(to, end, network, depth - 1),
-            };
-            let is_final = flow != Flow::Through || matches!(step.then, Then::Goto(_));
-            if is_final {
-                return flow;
-            }
+        let decides = |step| self.decides(chain, step, end, network, depth);
+        steps.iter().find_map(decides).unwrap_or(Flow::Through)
+    }
+
+    /// What the step makes of all such packets, if they go no further in its chain.
+    fn decides(
+        &self,
+        chain: &str,
+        step: &Step,
+        end: End,
+        network: IpNetwork,
+        depth: usize,
+    ) -> Option<Flow> {
+        if !step.when.surely_holds(end, network) {
+            return None;
         }
-        Flow::Through
+        let (to, comes_back) = match &step.then {
+            Then::Accept => return Some(Flow::Accepted),
+            Then::Drop => return Some(Flow::Dropped(chain.to_owned())),
+            Then::Return => return Some(Flow::Through),
+            Then::GoOn => return None,
+            Then::Jump(to) => (to, true),
+            Then::Goto(to) => (to, false),
+        };
+        let flow = self.walk(to, end, network, depth.checked_sub(1)?);
+        (flow != Flow::Through || !comes_back).then_some(flow)
     }
 }
 

@@ -134,7 +134,7 @@ pub(super) fn legacy_hook(filter: Filter, networks: &[IpNetwork], v6: bool) -> O
 
 pub(super) fn describe(edit: &Edit) -> String {
     match edit {
-        Edit::Insert { chain, accept } => {
+        Edit::Insert { chain, accept, .. } => {
             let end = match accept.end {
                 End::Source => "saddr",
                 End::Destination => "daddr",

@@ -89,6 +89,32 @@ fn a_policy_of_iptables_nft_that_drops_is_opened_to_pods() {
 }
 
 #[test]
+fn what_others_refuse_to_some_pods_stays_refused() {
+    if !skip_unless(&[Need::Tool("iptables-nft"), Need::Tool("iptables-legacy")]) {
+        return;
+    }
+    in_world(|world| {
+        let node = Node::new(world);
+        for program in ["iptables-nft", "iptables-legacy"] {
+            world.exec(&format!(
+                "{program} -A FORWARD -s 10.244.3.5 -d 192.0.2.0/24 -j DROP
+                 {program} -A FORWARD -i lo -j ACCEPT
+                 {program} -A FORWARD -j REJECT"
+            ));
+        }
+        reconciled(&mut Firewall::open().unwrap(), &ipv4_only());
+        node.assert_seen(Some(&node.pod), REMOTE[0], POD[0]);
+        node.assert_silent(Some(&node.pod), OUTSIDE[0]);
+        for program in ["iptables-nft", "iptables-legacy"] {
+            let listed = world.exec(&format!("{program} -S FORWARD"));
+            let place = |what: &str| listed.lines().position(|line| line.contains(what));
+            assert!(place("-i lo") < place("weft: pods"), "{listed}");
+            assert!(place("weft: pods") < place("REJECT"), "{listed}");
+        }
+    });
+}
+
+#[test]
 fn beside_docker_the_accepts_stand_in_its_chain_for_users_and_come_back_when_lost() {
     if !skip_unless(&[Need::Tool("iptables-nft")]) {
         return;

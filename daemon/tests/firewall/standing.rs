@@ -1,6 +1,13 @@
 //! What stands is made what it should be, in one step, and left alone when it is.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use weft_daemon::firewall::{Firewall, Spec};
+use weft_net::nft::{Family, NftSocket, Table, Transaction};
+use weft_net::watch::{Filter, RulesetEvent, RulesetWatch};
 use weft_netns::{World, in_world};
 
 use crate::common::{
@@ -128,6 +135,74 @@ fn whatever_is_done_to_the_tables_by_hand_is_undone_by_one_transaction() {
 }
 
 #[test]
+fn others_who_change_the_ruleset_all_the_time_do_not_keep_ours_from_being_right() {
+    in_world(|world| {
+        let mut firewall = Firewall::open().unwrap();
+        reconciled(&mut firewall, &dual_stack());
+        let whole = ruleset(world);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut nft = NftSocket::open().unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    let other = Table::new(Family::Inet, "other");
+                    let mut transaction = Transaction::new();
+                    transaction.add_table(other, "");
+                    nft.commit(transaction).unwrap();
+                    let mut transaction = Transaction::new();
+                    transaction.delete_table(other);
+                    nft.commit(transaction).unwrap();
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            for _ in 0..20 {
+                world.exec("nft flush table ip flannel-ipv4; nft delete table ip6 flannel-ipv6");
+                reconciled(&mut firewall, &dual_stack());
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_same(&ruleset(world), &whole, "the storm");
+    });
+}
+
+#[test]
+fn a_watch_tells_of_others_changes_of_our_tables_and_not_of_our_own() {
+    in_world(|world| {
+        let mut firewall = Firewall::open().unwrap();
+        let filter = Filter {
+            own_ports: vec![firewall.port().unwrap()],
+            ..Filter::default()
+        };
+        let mut watch = RulesetWatch::open(&filter, &Firewall::watched()).unwrap();
+        let mut events = Vec::new();
+        reconciled(&mut firewall, &dual_stack());
+        watch.read(&mut events).unwrap();
+        assert_eq!(events, []);
+
+        world.exec("nft flush chain ip6 flannel-ipv6 postrtg");
+        watch.read(&mut events).unwrap();
+        let [
+            RulesetEvent::Commit {
+                generation,
+                touched,
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}")
+        };
+        let table = Firewall::watched()[touched[0]];
+        assert_eq!(
+            (generation.program.as_str(), table.name),
+            ("nft", "flannel-ipv6")
+        );
+        assert!(reconciled(&mut firewall, &dual_stack()).is_drift);
+        events.clear();
+        watch.read(&mut events).unwrap();
+        assert_eq!(events, []);
+    });
+}
+
+#[test]
 fn what_is_others_is_never_touched() {
     in_world(|world| {
         world.exec(
@@ -218,24 +293,26 @@ fn harm_by(world: &World, line: &str) {
     ));
 }
 
-/// Tables come in the order of their making.
+/// Tables and chains come in the order of their making; rules' order is the rules' meaning.
+#[track_caller]
 fn assert_same(now: &str, whole: &str, after: &str) {
-    let sorted = |text: &str| {
-        let mut tables: Vec<String> = text.split("\n}").map(|t| t.trim().to_owned()).collect();
-        tables.sort();
-        tables.concat()
+    let blocks = |text: &str| {
+        let (mut table, mut block) = (String::new(), String::new());
+        let mut blocks: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            match (line.starts_with('\t'), line.starts_with("\t\t")) {
+                (false, _) => table = line.to_owned(),
+                (true, false) => block = line.trim().to_owned(),
+                (true, true) => {
+                    let place = (table.clone(), block.clone());
+                    blocks
+                        .entry(place)
+                        .or_default()
+                        .push(line.trim().to_owned());
+                }
+            }
+        }
+        blocks
     };
-    // Chains, too, when one was made anew.
-    let lines = |text: &str| {
-        let mut chains: Vec<String> = sorted(text).split("\n\t}").map(str::to_owned).collect();
-        chains.sort();
-        chains
-    };
-    assert_eq!(lines(now).len(), lines(whole).len(), "{after}:\n{now}");
-    let flat = |text: &str| {
-        let mut all: Vec<String> = text.lines().map(|l| l.trim().to_owned()).collect();
-        all.sort();
-        all
-    };
-    assert_eq!(flat(now), flat(whole), "{after}:\n{now}");
+    assert_eq!(blocks(now), blocks(whole), "{after}:\n{now}");
 }

@@ -87,6 +87,7 @@ mod attr {
     pub(super) const RULE_CHAIN: u16 = 2;
     pub(super) const RULE_HANDLE: u16 = 3;
     pub(super) const RULE_EXPRESSIONS: u16 = 4;
+    pub(super) const RULE_POSITION: u16 = 6;
     pub(super) const RULE_USERDATA: u16 = 7;
 
     pub(super) const SET_TABLE: u16 = 1;

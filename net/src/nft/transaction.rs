@@ -96,6 +96,17 @@ impl Transaction {
         self.new_rule(chain, rule, comment, 0);
     }
 
+    /// In front of another rule of the chain.
+    pub fn insert_rule_before(
+        &mut self,
+        chain: Chain<'_>,
+        handle: u64,
+        rule: &[Expr],
+        comment: &str,
+    ) {
+        self.new_rule_at(chain, Some(handle), rule, comment, 0);
+    }
+
     pub fn delete_rule(&mut self, chain: Chain<'_>, handle: u64) {
         let mut w = rule_payload(chain);
         w.be64(attr::RULE_HANDLE, handle);
@@ -210,6 +221,17 @@ impl Transaction {
     }
 
     fn new_rule(&mut self, chain: Chain<'_>, rule: &[Expr], comment: &str, flags: u16) {
+        self.new_rule_at(chain, None, rule, comment, flags);
+    }
+
+    fn new_rule_at(
+        &mut self,
+        chain: Chain<'_>,
+        position: Option<u64>,
+        rule: &[Expr],
+        comment: &str,
+        flags: u16,
+    ) {
         let mut doing = format!("add a rule to {chain}");
         if !comment.is_empty() {
             doing = format!("{doing} ({comment})");
@@ -220,6 +242,9 @@ impl Transaction {
             w.append(&expression.0);
         }
         w.end(expressions);
+        if let Some(handle) = position {
+            w.be64(attr::RULE_POSITION, handle);
+        }
         self.comment(&mut w, attr::RULE_USERDATA, comment, &doing);
         self.push(kind::NEW_RULE, NLM_F_CREATE | flags, doing, w);
     }

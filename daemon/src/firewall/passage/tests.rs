@@ -17,7 +17,7 @@ fn filter(save: &str) -> Filter {
 
 fn inserts(filter: &Filter) -> Vec<(String, End)> {
     let insert = |edit| match edit {
-        Edit::Insert { chain, accept } => Some((chain, accept.end)),
+        Edit::Insert { chain, accept, .. } => Some((chain, accept.end)),
         Edit::Delete { .. } => None,
     };
     filter
@@ -66,7 +66,7 @@ fn a_chain_that_accepts_needs_nothing() {
 }
 
 #[test]
-fn under_a_policy_that_drops_the_accepts_go_first_into_forward() {
+fn what_drops_in_forward_needs_accepts_there() {
     let both = [
         ("FORWARD".to_owned(), End::Source),
         ("FORWARD".to_owned(), End::Destination),
@@ -97,6 +97,40 @@ fn beside_docker_they_go_into_its_chain_for_others() {
     assert!(
         into.iter().all(|(chain, _)| chain == "DOCKER-USER"),
         "{into:?}"
+    );
+}
+
+#[test]
+fn they_stand_in_front_of_what_surely_drops_and_behind_what_others_refuse_to_some() {
+    let open = |save: &str, chain: &str| -> Vec<String> {
+        let filter = filter(save);
+        let edits = filter.edits(&pods());
+        let steps = &filter.edited(&edits).chains[chain];
+        let shown = steps.iter().map(|step| match &step.handle {
+            Handle::Line(line) => line.clone(),
+            Handle::Number(_) | Handle::None => "ours".to_owned(),
+        });
+        shown.collect()
+    };
+    let policies = ":FORWARD DROP [0:0]
+        -A FORWARD -m conntrack --ctstate INVALID -j DROP
+        -A FORWARD -s 10.244.1.3/32 -j DROP";
+    let [invalid, one] = [
+        "FORWARD -m conntrack --ctstate INVALID -j DROP",
+        "FORWARD -s 10.244.1.3/32 -j DROP",
+    ];
+    assert_eq!(open(policies, "FORWARD"), [invalid, one, "ours", "ours"]);
+    let rejecting = format!("{policies}\n-A FORWARD -j REJECT\n-A FORWARD -i lo -j ACCEPT");
+    let (reject, lo) = ("FORWARD -j REJECT", "FORWARD -i lo -j ACCEPT");
+    assert_eq!(
+        open(&rejecting, "FORWARD"),
+        [invalid, one, "ours", "ours", reject, lo]
+    );
+    let by_jump = ":FORWARD DROP [0:0]\n:a - [0:0]\n-A FORWARD -g a\n-A a -i eth0 -j DROP";
+    assert_eq!(open(by_jump, "FORWARD"), ["ours", "ours", "FORWARD -g a"]);
+    assert_eq!(
+        open(DOCKER, "DOCKER-USER"),
+        ["ours", "ours", "DOCKER-USER -j RETURN"]
     );
 }
 
@@ -148,7 +182,7 @@ fn ours_go_when_nothing_needs_them() {
 }
 
 #[test]
-fn ours_behind_a_drop_move_to_the_front() {
+fn ours_behind_a_drop_move_in_front_of_it() {
     let mut filter = filter(
         ":FORWARD DROP [0:0]
          -A FORWARD -j DROP
