@@ -37,6 +37,8 @@ pub struct Claim {
     pub public_ipv6: Option<Ipv6Addr>,
     /// The addresses that our encapsulated packets come from.
     pub sources: Vec<IpAddr>,
+    /// The public address is not what our packets come from, and we cannot tell from what.
+    pub overwritten: bool,
     /// What the subnet file of an earlier run says.
     pub previous: Option<Subnets>,
     pub offer: Offer,
