@@ -23,7 +23,9 @@ impl Backend {
             "host-gw" => Ok(Self::HostGw),
             "udp" => {
                 let port = number(&section, "Port", 0, 65535)?;
-                let port = port.filter(|port| *port != 0).unwrap_or(UDP_PORT.into());
+                let port = port
+                    .filter(|port| *port != 0)
+                    .unwrap_or_else(|| UDP_PORT.into());
                 Ok(Self::Udp(Udp { port: narrow(port) }))
             }
             "alloc" => Ok(Self::Alloc),

@@ -2,8 +2,11 @@
 //! protocol for as long as the daemon lives, and hands on the newest view whole. Nobody asks
 //! it anything; nothing it meets ends the daemon.
 
+pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod leased;
+pub mod leasing;
 pub mod registry;
 
 use std::future::Future;
