@@ -2,8 +2,11 @@
 //! protocol for as long as the daemon lives, and hands on the newest view whole. Nobody asks
 //! it anything; nothing it meets ends the daemon.
 
+pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod leased;
+pub mod leasing;
 pub mod registry;
 
 use std::future::Future;
@@ -37,6 +40,8 @@ pub struct Claim {
     pub public_ipv6: Option<Ipv6Addr>,
     /// The addresses that our encapsulated packets come from.
     pub sources: Vec<IpAddr>,
+    /// The public address is not what our packets come from, and we cannot tell from what.
+    pub overwritten: bool,
     /// What the subnet file of an earlier run says.
     pub previous: Option<Subnets>,
     pub offer: Offer,

@@ -11,11 +11,16 @@ pub trait Registry: Send {
     /// One key, in one transaction: nothing happens unless it is as expected.
     fn commit(&mut self, change: Change) -> impl Future<Output = Result<Outcome, Trouble>> + Send;
 
-    /// Waits for what changed since; safe to drop and call again.
+    /// Waits for what changed since, `config` included; safe to drop and call again.
     fn changes(&mut self) -> impl Future<Output = Result<Changes, Trouble>> + Send;
 
     /// What an operator types to write the configuration: for the message that it is missing.
     fn how_to_configure(&self) -> String;
+
+    /// How often a broken connection was replaced.
+    fn reconnects(&self) -> u64 {
+        0
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub struct Listing {
 pub struct Entry {
     pub key: String,
     pub value: String,
-    /// Changes with every write of the key (etcd's mod_revision).
+    /// Grows with every write of the key (etcd's mod_revision).
     pub version: i64,
     /// A key that lasts is a reservation.
     pub lasts: bool,

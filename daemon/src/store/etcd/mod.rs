@@ -42,11 +42,6 @@ impl Etcd {
             grants: Grants::default(),
         })
     }
-
-    /// How often a connection had to be replaced by another.
-    pub fn reconnects(&self) -> u64 {
-        self.link.reconnects()
-    }
 }
 
 impl Registry for Etcd {
@@ -80,6 +75,10 @@ impl Registry for Etcd {
             self.link.settings().etcdctl(),
             self.keys.config(),
         )
+    }
+
+    fn reconnects(&self) -> u64 {
+        self.link.reconnects()
     }
 }
 

@@ -1,9 +1,17 @@
 //! A lease: which subnets a node holds, and what it publishes about itself.
 
+mod key;
+mod mac;
+mod value;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use weft_net::Mac;
+
+use crate::store::{Claim, Offer};
+
+pub use mac::derived as derived_mac;
 
 /// What one node holds. A store that is etcd always has the IPv4 part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -77,3 +85,55 @@ impl Published {
         }
     }
 }
+
+impl Subnets {
+    /// Whether an address of one lies in the other, in either family.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let v4 = self.v4.zip(other.v4);
+        let v6 = self.v6.zip(other.v6);
+        v4.is_some_and(|(one, two)| one.overlaps(two))
+            || v6.is_some_and(|(one, two)| one.overlaps(two))
+    }
+}
+
+impl Claim {
+    /// What is published with `subnets`. `existing` is what the node's own lease says already:
+    /// peers have its MAC addresses in their tables, so they are kept.
+    pub fn attrs(&self, subnets: Subnets, existing: Option<&Attrs>) -> Attrs {
+        let published = existing.map(|attrs| &attrs.backend);
+        let backend = match self.offer {
+            Offer::Nothing => Published::Nothing,
+            Offer::HostGw => Published::HostGw,
+            Offer::Vxlan { vni, v4, v6 } => {
+                let (known_v4, known_v6) = match published {
+                    Some(Published::Vxlan { v4, v6 }) => (*v4, *v6),
+                    _ => (None, None),
+                };
+                let vtep = |known: Option<Vtep>, device: Option<Mac>, subnet: IpNetwork| Vtep {
+                    vni: Some(vni),
+                    mac: known
+                        .map(|vtep| vtep.mac)
+                        .or(device)
+                        .unwrap_or_else(|| derived_mac(subnet, vni)),
+                };
+                Published::Vxlan {
+                    v4: subnets.v4.map(|subnet| vtep(known_v4, v4, subnet.into())),
+                    v6: subnets.v6.map(|subnet| vtep(known_v6, v6, subnet.into())),
+                }
+            }
+        };
+        Attrs {
+            public_ip: self.public_ip,
+            public_ipv6: self.public_ipv6,
+            backend,
+            extra: Some(Extra {
+                identity: Some(self.identity.clone()),
+                sources: self.sources.clone(),
+                overwritten: self.overwritten,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Whose lease a key is. Two nodes taken for one would share a subnet, which is worse than a node
+//! taken for two, which holds a second subnet for a day: in doubt a lease is somebody else's.
+//!
+//! - It says who holds it (weftd wrote it): its node and machine decide, wherever it moved.
+//! - It does not (flanneld wrote it, or an operator): its public address decides, as with flanneld.
+//! - It says who, another one, and has our address. A machine installed anew under its old name
+//!   looks so, a renamed one too, and so do two nodes behind one NAT. It is ours only if more
+//!   speaks for it: name or machine is ours *and* our own subnet file names the very subnet; or
+//!   the name is ours and the key is a reservation, which nobody gives a node by chance. What is
+//!   not ours by this and belongs to nobody expires by itself within a day.
+
+use crate::lease::{Attrs, Identity, Subnets};
+use crate::store::Claim;
+
+use super::table::Row;
+
+/// How surely it is ours, surest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ours {
+    ByAddress,
+    ByCircumstance,
+    ByIdentity,
+}
+
+pub fn ours(claim: &Claim, row: &Row) -> Option<Ours> {
+    let lease = row.lease.as_ref().ok()?;
+    let same_address = same_address(claim, &lease.attrs);
+    let published = lease
+        .attrs
+        .extra
+        .as_ref()
+        .and_then(|extra| extra.identity.as_ref());
+    let Some(identity) = published else {
+        return same_address.then_some(Ours::ByAddress);
+    };
+    if *identity == claim.identity {
+        return Some(Ours::ByIdentity);
+    }
+    // An operator who reserves a subnet by name need not know the machine.
+    if identity.machine.is_empty() && row.lasts && identity.node == claim.identity.node {
+        return Some(Ours::ByIdentity);
+    }
+    let by_circumstance = same_address && speaks_for(claim, identity, &lease.subnets, row.lasts);
+    by_circumstance.then_some(Ours::ByCircumstance)
+}
+
+fn same_address(claim: &Claim, attrs: &Attrs) -> bool {
+    match (claim.public_ip, attrs.public_ip) {
+        (Some(ours), Some(theirs)) => ours == theirs,
+        (None, None) => claim.public_ipv6.is_some() && claim.public_ipv6 == attrs.public_ipv6,
+        _ => false,
+    }
+}
+
+fn speaks_for(claim: &Claim, identity: &Identity, subnets: &Subnets, lasts: bool) -> bool {
+    let same_node = identity.node == claim.identity.node;
+    let same_machine = identity.machine == claim.identity.machine;
+    let remembered = claim
+        .previous
+        .is_some_and(|previous| previous.v4.is_some() && previous.v4 == subnets.v4);
+    (remembered && (same_node || same_machine)) || (lasts && same_node)
+}
+
+/// Who holds a lease, for a message.
+pub fn holder(row: &Row) -> String {
+    let Ok(lease) = &row.lease else {
+        return "a key that cannot be read".to_owned();
+    };
+    let attrs = &lease.attrs;
+    let address = match (attrs.public_ip, attrs.public_ipv6) {
+        (Some(ip), _) => ip.to_string(),
+        (None, Some(ip)) => ip.to_string(),
+        (None, None) => "without an address".to_owned(),
+    };
+    match attrs
+        .extra
+        .as_ref()
+        .and_then(|extra| extra.identity.as_ref())
+    {
+        Some(identity) => format!("node {} ({address})", identity.node),
+        None => format!("the node with public address {address}"),
+    }
+}
