@@ -51,6 +51,16 @@ pub struct Standing {
     pub public_ipv6: Option<std::net::Ipv6Addr>,
 }
 
+impl Standing {
+    /// What is published is not what packets come from: somebody on the way translates, and
+    /// what they are translated to, only the operator knows.
+    fn overwritten(&self) -> bool {
+        let differs4 = self.public_ip.is_some() && self.public_ip != self.ground.v4;
+        let differs6 = self.public_ipv6.is_some() && self.public_ipv6 != self.ground.v6;
+        differs4 || differs6
+    }
+}
+
 /// Chooses the interface, as things are; the error is for the operator.
 pub type Choose = Box<dyn FnMut(&mut Rtnl) -> Result<Standing, String> + Send>;
 
@@ -294,6 +304,7 @@ impl Reconciler {
             public_ip: standing.public_ip.filter(|_| conf.v4.is_some()),
             public_ipv6: standing.public_ipv6.filter(|_| conf.v6.is_some()),
             sources: addresses.into_iter().flatten().collect(),
+            overwritten: standing.overwritten(),
             previous: self.settings.previous,
             offer,
         };
