@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use weft_daemon::firewall::{Firewall, Guard, Spec};
-use weft_netns::{Netns, World, in_world, wait_until};
+use weft_netns::{Netns, World, in_world, wait_until, wait_until_answers};
 
 use crate::common::{generation, guard, reconciled};
 
@@ -56,6 +56,9 @@ impl Underlay {
         };
         let peer = member("peer", PEER, 7);
         let other = member("other", OTHER, 66);
+        for address in [PEER, OTHER].concat() {
+            wait_until_answers(address.parse().unwrap());
+        }
         world.exec(&tunnels((1, NODE), &[(7, PEER), (66, OTHER)]));
         Self { peer, other }
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
 
-use weft_netns::{Netns, UdpResponder, World, ask_udp};
+use weft_netns::{Netns, UdpResponder, World, ask_udp, wait_until_answers};
 
 pub(crate) struct Node<'a> {
     world: &'a World,
@@ -91,6 +91,9 @@ impl<'a> Node<'a> {
             })
         });
         let responders = responders.collect();
+        for address in [POD, REMOTE, OUTSIDE, LAN].concat() {
+            wait_until_answers(address.parse().unwrap());
+        }
         Self {
             world,
             pod,
