@@ -83,8 +83,16 @@ impl Suspects {
     /// the link it is on.
     pub fn blame(&self, object: &Object, links: Links) -> Option<&Deed> {
         let latest = |fits: &dyn Fn(&Target) -> bool| {
-            let known = |deed: &&Deed| fits(&deed.to);
-            self.deeds.iter().rev().find(known)
+            let mut fitting = self.deeds.iter().rev().filter(|deed| fits(&deed.to));
+            let last = fitting.next()?;
+            // One deed is told in several pieces, of which some have no name.
+            let named = |deed: &&Deed| deed.by.command.is_some();
+            Some(
+                std::iter::once(last)
+                    .chain(fitting)
+                    .find(named)
+                    .unwrap_or(last),
+            )
         };
         latest(&|target| object.is_hit_by(target, links))
             .or_else(|| latest(&|target| object.went_with(target, links)))

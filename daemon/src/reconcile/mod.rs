@@ -62,7 +62,7 @@ impl Standing {
 }
 
 /// Chooses the interface, as things are; the error is for the operator.
-pub type Choose = Box<dyn FnMut(&mut Rtnl) -> Result<Standing, String> + Send>;
+pub type Choose = Box<dyn FnMut(&mut Rtnl, &NetConf) -> Result<Standing, String> + Send>;
 
 /// What the loop hands out.
 #[expect(
@@ -162,6 +162,7 @@ impl Reconciler {
 
     /// Until it is told to stop; what it has programmed stays.
     pub fn run(&mut self) -> weft_net::Result<()> {
+        hurry();
         let mut next_look = Instant::now();
         while !self.inbox.is_stopped() {
             let deadline = self.deadline(next_look);
@@ -174,6 +175,7 @@ impl Reconciler {
             if now >= next_look {
                 next_look = now + self.settings.resync;
                 self.rivalry.forgive(now);
+                self.eyes.know_residents();
             }
             self.suspects.forget_before(now - SUSPECTED_FOR);
             if let Some(view) = self.inbox.take() {
@@ -237,7 +239,7 @@ impl Reconciler {
         };
         if self.dirty.ground && (may_look || self.standing.is_none()) {
             self.dirty.ground = false;
-            self.stand()?;
+            self.stand(&conf)?;
         }
         let Some(standing) = self.standing.clone() else {
             return Err("no interface is chosen".into());
@@ -258,8 +260,8 @@ impl Reconciler {
         trouble.map_or(Ok(()), Err)
     }
 
-    fn stand(&mut self) -> Result<(), String> {
-        match (self.choose)(&mut self.rtnl) {
+    fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
+        match (self.choose)(&mut self.rtnl, conf) {
             Ok(standing) => {
                 if self.standing.as_ref() != Some(&standing) {
                     tracing::info!(
@@ -404,6 +406,12 @@ impl Reconciler {
     }
 }
 
+/// Repairs are short and somebody's packets wait for them; and who is woken late on a busy
+/// machine finds the culprit gone. Without permission it goes as it goes.
+fn hurry() {
+    let _ = rustix::process::setpriority_process(None, BEFORE_OTHERS);
+}
+
 fn waiting(for_what: &str, view: &View) -> String {
     match &view.health.trouble {
         Some(trouble) => format!("waiting for {for_what}: {trouble}"),
@@ -412,6 +420,7 @@ fn waiting(for_what: &str, view: &View) -> String {
 }
 
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
+const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);
 /// What somebody did longer ago explains nothing.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);

@@ -1,14 +1,16 @@
 //! What the reconciler waits for: the kernel's news with their authors' names, and a nudge from
 //! the rest of the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use weft_net::route::NeighbourState;
-use weft_net::watch::{Event, Filter, News, RulesetEvent, RulesetWatch, Watch, owner_of};
+use weft_net::watch::{
+    Event, Filter, News, RulesetEvent, RulesetWatch, Watch, open_ports, owner_of,
+};
 use weft_net::{Error, Result};
 
 use crate::diff::Actual;
@@ -45,6 +47,8 @@ pub(super) struct Eyes {
     ruleset: RulesetWatch,
     filter: Filter,
     nudge: OwnedFd,
+    /// Ports of programs that are always there: none of them is a newcomer.
+    residents: BTreeSet<u32>,
     events: Vec<Event>,
     commits: Vec<RulesetEvent>,
 }
@@ -70,6 +74,7 @@ impl Eyes {
             ruleset: RulesetWatch::open(&filter, &Firewall::watched())?,
             filter,
             nudge,
+            residents: BTreeSet::new(),
             events: Vec::new(),
             commits: Vec::new(),
         })
@@ -104,7 +109,10 @@ impl Eyes {
     pub(super) fn look(&mut self, ours: &Ours<'_>, suspects: &mut Suspects) -> Result<Dirty> {
         let mut dirty = Dirty::default();
         let now = Instant::now();
-        let mut names = Names::default();
+        let mut names = Names {
+            known: BTreeMap::new(),
+            residents: &self.residents,
+        };
         self.watch.read(&mut self.events)?;
         for event in self.events.drain(..) {
             let (target, what) = ours.concerned(&event.news);
@@ -131,6 +139,11 @@ impl Eyes {
             }
         }
         Ok(dirty)
+    }
+
+    /// To be called now and then, when nothing happens.
+    pub(super) fn know_residents(&mut self) {
+        self.residents = open_ports().into_iter().collect();
     }
 
     /// From here on only these links' neighbours and forwarding entries are told of.
@@ -250,28 +263,49 @@ impl Ours<'_> {
 }
 
 /// Port ids' owners, each looked up once: a flush makes thousands of deeds.
-#[derive(Default)]
-struct Names {
+struct Names<'a> {
     known: BTreeMap<u32, Culprit>,
+    residents: &'a BTreeSet<u32>,
 }
 
-impl Names {
+impl Names<'_> {
     fn of(&mut self, port: u32) -> Culprit {
-        let culprit = self
-            .known
-            .entry(port)
-            .or_insert_with(|| match owner_of(port) {
-                Some(owner) => Culprit {
-                    pid: owner.pid,
-                    command: Some(owner.program),
-                },
-                None => Culprit {
-                    pid: port,
-                    command: None,
-                },
-            });
-        culprit.clone()
+        if let Some(culprit) = self.known.get(&port) {
+            return culprit.clone();
+        }
+        let culprit = match port {
+            0 => self.newcomer(),
+            port => named(port),
+        };
+        self.known.insert(port, culprit.clone());
+        culprit
     }
+
+    /// Of a link's or a forwarding entry's end the kernel does not say who made it. If there is
+    /// but one program that speaks rtnetlink and was not here before, it was that one.
+    fn newcomer(&self) -> Culprit {
+        let mut strangers = open_ports()
+            .into_iter()
+            .filter(|port| !self.residents.contains(port));
+        match (strangers.next(), strangers.next()) {
+            (Some(port), None) => named(port),
+            _ => Culprit::default(),
+        }
+    }
+}
+
+/// A command that did one thing and ends is there for some 200 microseconds more: the guess that
+/// holds for most is tried before anything is looked up.
+fn named(port: u32) -> Culprit {
+    let likely = std::fs::read_to_string(format!("/proc/{port}/comm"));
+    let (pid, command) = match likely {
+        Ok(name) => (port, Some(name.trim_end().to_owned())),
+        Err(_) => match owner_of(port) {
+            Some(owner) => (owner.pid, Some(owner.program)),
+            None => (port, None),
+        },
+    };
+    Culprit { pid, command }
 }
 
 fn timespec(duration: Duration) -> Timespec {

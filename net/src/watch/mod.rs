@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 pub use event::{Event, Name, News};
 pub use filter::Filter;
-pub use owner::{Owner, owner_of};
+pub use owner::{Owner, open_ports, owner_of};
 pub use ruleset::{RulesetEvent, RulesetWatch};
 
 use crate::error::Result;

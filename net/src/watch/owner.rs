@@ -38,6 +38,19 @@ pub fn owner_of(port: u32) -> Option<Owner> {
     holder.and_then(owner)
 }
 
+/// The ports of all NETLINK_ROUTE sockets in the network namespace of the calling thread. Who has
+/// just changed something that the kernel tells of without a name has one of them, most likely.
+pub fn open_ports() -> Vec<u32> {
+    let sockets = fs::read_to_string("/proc/thread-self/net/netlink").unwrap_or_default();
+    let port = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let route = words.next()? == "0";
+        route.then(|| words.next()?.parse().ok())?
+    };
+    let ports = sockets.lines().filter_map(port);
+    ports.filter(|port| *port != 0).collect()
+}
+
 /// The numbers of all NETLINK_ROUTE sockets that have the port. Lines are: address, protocol,
 /// port, and more, the last being the number.
 fn inodes_of(sockets: &str, port: u32) -> Vec<u64> {
