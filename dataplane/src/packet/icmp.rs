@@ -135,3 +135,145 @@ fn is_error(inner: &Inner, packet: &[u8]) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::sample::Sample;
+
+    const ROUTER_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 2, 0));
+    const ROUTER_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfd10, 0, 0, 2, 0, 0, 0, 0));
+
+    fn answered(packet: &[u8]) -> bool {
+        may_answer(&Inner::parse(packet).unwrap(), packet)
+    }
+
+    /// An answer's header fields and what it tells, after a look at its checksums.
+    fn read(answer: &[u8]) -> (Inner, [u8; 2], u16, Vec<u8>) {
+        let inner = Inner::parse(answer).unwrap();
+        let icmp = &answer[inner.transport..];
+        let pseudo = match inner.is_v6() {
+            true => Sum::pseudo(inner.src, inner.dst, ICMPV6) + Sum::word(field(icmp.len())),
+            false => {
+                assert!(Sum::of(&answer[..20]).verifies());
+                Sum::default()
+            }
+        };
+        assert!((pseudo + Sum::of(icmp)).verifies());
+        assert_eq!(icmp[4..6], [0, 0]);
+        let value = u16::from_be_bytes([icmp[6], icmp[7]]);
+        (inner, [icmp[0], icmp[1]], value, icmp[8..].to_vec())
+    }
+
+    #[test]
+    fn each_answer_is_what_its_standard_says() {
+        let mut out = [0xee; LONGEST];
+        for (v6, router) in [(false, ROUTER_V4), (true, ROUTER_V6)] {
+            let original = Sample::udp(v6, 100).bytes();
+            let asked = Inner::parse(&original).unwrap();
+            let exceeded = time_exceeded(&original, router, &mut out);
+            let (inner, kind, value, told) = read(&out[..exceeded]);
+            assert_eq!((inner.src, inner.dst), (router, asked.src));
+            assert_eq!((inner.ttl, inner.length), (64, exceeded));
+            assert_eq!(
+                (kind, value, &told),
+                ([[11, 0], [3, 0]][usize::from(v6)], 0, &original)
+            );
+            let unreachable = net_unreachable(&original, router, &mut out);
+            let (_, kind, value, told) = read(&out[..unreachable]);
+            assert_eq!(
+                (kind, value, &told),
+                ([[3, 0], [1, 0]][usize::from(v6)], 0, &original)
+            );
+            let big = too_big(&original, router, 1372, &mut out);
+            let (_, kind, value, told) = read(&out[..big]);
+            assert_eq!(
+                (kind, value, &told),
+                ([[3, 4], [2, 0]][usize::from(v6)], 1372, &original)
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_fits_what_every_host_takes() {
+        let mut out = [0; LONGEST];
+        for (v6, router, longest) in [(false, ROUTER_V4, 576), (true, ROUTER_V6, 1280)] {
+            let original = Sample::tcp(v6, 9000).bytes();
+            assert_eq!(too_big(&original, router, 1400, &mut out), longest);
+            assert!(original.starts_with(&read(&out[..longest]).3));
+            assert_eq!(too_big(&original, router, 1400, &mut out[..longest - 1]), 0);
+        }
+    }
+
+    #[test]
+    fn nobody_answers_from_an_address_of_the_other_family() {
+        let mut out = [0; LONGEST];
+        assert_eq!(
+            time_exceeded(&Sample::udp(false, 1).bytes(), ROUTER_V6, &mut out),
+            0
+        );
+        assert_eq!(
+            time_exceeded(&Sample::udp(true, 1).bytes(), ROUTER_V4, &mut out),
+            0
+        );
+        assert_eq!(time_exceeded(&[0x45, 1, 2], ROUTER_V4, &mut out), 0);
+    }
+
+    #[test]
+    fn errors_about_errors_are_never_sent() {
+        for kind in [0, 8, 13, 17, 42] {
+            assert!(answered(&Sample::icmp(false, kind).bytes()), "{kind}");
+        }
+        for kind in [3, 4, 5, 11, 12, 30, 41, 200] {
+            assert!(!answered(&Sample::icmp(false, kind).bytes()), "{kind}");
+        }
+        for kind in [128, 129, 135, 143] {
+            assert!(answered(&Sample::icmp(true, kind).bytes()), "{kind}");
+        }
+        for kind in [0, 1, 2, 3, 4, 100, 127, 137] {
+            assert!(!answered(&Sample::icmp(true, kind).bytes()), "{kind}");
+        }
+        let mut empty = Sample::icmp(false, 8).bytes();
+        empty[3] = 20;
+        assert!(!answered(&empty));
+    }
+
+    #[test]
+    fn a_fragment_without_ports_is_not_answered() {
+        let at = |offset| {
+            let mut sample = Sample::udp(false, 80);
+            sample.fragment = Some((offset, true));
+            answered(&sample.bytes())
+        };
+        assert!(at(0) && !at(1));
+    }
+
+    #[test]
+    fn nobody_and_everybody_are_not_answered() {
+        let with = |v6: bool, at: usize, address: &str| {
+            let mut packet = Sample::udp(v6, 1).bytes();
+            match address.parse().unwrap() {
+                IpAddr::V4(address) => packet[at..at + 4].copy_from_slice(&address.octets()),
+                IpAddr::V6(address) => packet[at..at + 16].copy_from_slice(&address.octets()),
+            }
+            answered(&packet)
+        };
+        for source in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert!(!with(false, 12, source), "{source}");
+        }
+        for dst in ["224.0.0.1", "239.1.2.3", "255.255.255.255"] {
+            assert!(!with(false, 16, dst), "{dst}");
+        }
+        for source in ["::", "::1", "ff02::1"] {
+            assert!(!with(true, 8, source), "{source}");
+        }
+        assert!(!with(true, 24, "ff02::1"));
+        assert!(with(false, 12, "192.0.2.1") && with(true, 8, "2001:db8::1"));
+    }
+}

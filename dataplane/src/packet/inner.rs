@@ -75,7 +75,8 @@ impl Inner {
             Some(fragment) => u64::from(fragment.id),
             None => (u64::from(self.ports) << 8) | u64::from(self.protocol),
         };
-        upper(mix(addresses ^ SEED, flow ^ STRIDE))
+        // Ports in steps make one product an arithmetic progression; two are none.
+        upper(mix(mix(addresses ^ SEED, flow ^ STRIDE) ^ STRIDE, SEED))
     }
 }
 
@@ -231,4 +232,180 @@ fn low_half(bits: u128) -> u64 {
 
 fn upper(bits: u64) -> u32 {
     u32::try_from(bits >> 32).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::packet::sample::{Sample, Transport};
+
+    /// An IPv6 packet with these headers between its own and a UDP header.
+    fn behind(next: u8, extensions: &[&[u8]]) -> Vec<u8> {
+        let datagram = Sample::udp(true, 4).bytes();
+        let mut packet = datagram[..40].to_vec();
+        packet[6] = next;
+        packet.extend(extensions.concat());
+        packet.extend(&datagram[40..]);
+        let length = u16::try_from(packet.len() - 40).unwrap();
+        packet[4..6].copy_from_slice(&length.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn a_packet_is_what_its_header_says() {
+        let mut sample = Sample::tcp(false, 10);
+        (sample.tos, sample.extra) = (0xb9, vec![1; 8]);
+        let packet = [sample.bytes(), vec![0; 3]].concat();
+        let expected = Inner {
+            src: IpAddr::from([10, 1, 1, 1]),
+            dst: IpAddr::from([10, 1, 2, 1]),
+            protocol: TCP,
+            transport: 28,
+            length: packet.len() - 3,
+            ports: 1000 << 16 | 80,
+            fragment: None,
+            may_fragment: false,
+            ttl: 64,
+            tos: 0xb9,
+            plain: false,
+        };
+        assert_eq!(Inner::parse(&packet), Ok(expected));
+        assert_eq!(expected.ecn(), 1);
+        let mut sample = Sample::udp(true, 10);
+        sample.tos = 0xb9;
+        let packet = sample.bytes();
+        let expected = Inner {
+            src: "fd10:0:0:1::1".parse().unwrap(),
+            dst: "fd10:0:0:2::1".parse().unwrap(),
+            protocol: UDP,
+            transport: 40,
+            length: packet.len(),
+            ports: 1000 << 16 | 53,
+            plain: true,
+            ..expected
+        };
+        assert_eq!(Inner::parse(&packet), Ok(expected));
+    }
+
+    #[test]
+    fn lengths_that_do_not_hold_are_refused() {
+        let v4 = Sample::udp(false, 4).bytes();
+        let v6 = Sample::udp(true, 4).bytes();
+        let with = |packet: &[u8], at: usize, bytes: &[u8]| {
+            let mut packet = packet.to_vec();
+            packet[at..at + bytes.len()].copy_from_slice(bytes);
+            Inner::parse(&packet).unwrap_err()
+        };
+        assert_eq!(Inner::parse(&[]), Err(Malformed::Empty));
+        assert_eq!(Inner::parse(&[0x50; 60]), Err(Malformed::Version));
+        assert_eq!(Inner::parse(&v4[..19]), Err(Malformed::HeaderTruncated));
+        assert_eq!(Inner::parse(&v6[..39]), Err(Malformed::HeaderTruncated));
+        assert_eq!(Inner::parse(&v4[..31]), Err(Malformed::LengthBeyondEnd));
+        assert_eq!(Inner::parse(&v6[..51]), Err(Malformed::LengthBeyondEnd));
+        assert_eq!(with(&v4, 0, &[0x44]), Malformed::HeaderLength);
+        assert_eq!(with(&v4, 0, &[0x4f]), Malformed::HeaderTruncated);
+        assert_eq!(with(&v4, 2, &[0, 19]), Malformed::LengthBelowHeader);
+        assert_eq!(with(&v6, 4, &[1, 0]), Malformed::LengthBeyondEnd);
+    }
+
+    #[test]
+    fn extension_headers_are_walked() {
+        let options: &[u8] = &[0, 0, 1, 4, 0, 0, 0, 0];
+        let routing = &[&[ROUTING, 1], &[0; 14][..]].concat();
+        let routing_then = &[&[UDP, 1], &[0; 14][..]].concat();
+        let authentication = &[&[UDP, 4], &[0; 22][..]].concat();
+        for (next, extensions, transport) in [
+            (
+                HOP_BY_HOP,
+                vec![routing_first(options), routing_then.clone()],
+                64,
+            ),
+            (AUTHENTICATION, vec![authentication.clone()], 64),
+            (ROUTING, vec![routing.clone(), routing_then.clone()], 72),
+        ] {
+            let extensions: Vec<&[u8]> = extensions.iter().map(Vec::as_slice).collect();
+            let inner = Inner::parse(&behind(next, &extensions)).unwrap();
+            let seen = (inner.protocol, inner.transport, inner.ports, inner.plain);
+            assert_eq!(seen, (UDP, transport, 1000 << 16 | 53, false));
+        }
+    }
+
+    fn routing_first(options: &[u8]) -> Vec<u8> {
+        [&[ROUTING], &options[1..]].concat()
+    }
+
+    #[test]
+    fn the_walk_over_extension_headers_is_bounded() {
+        let more: &[u8] = &[DESTINATION, 0, 1, 4, 0, 0, 0, 0];
+        let last: &[u8] = &[UDP, 0, 1, 4, 0, 0, 0, 0];
+        let chain = |count: usize| {
+            let mut extensions = vec![more; count - 1];
+            extensions.push(last);
+            Inner::parse(&behind(DESTINATION, &extensions))
+        };
+        assert!(chain(8).is_ok());
+        assert_eq!(chain(9).unwrap_err(), Malformed::ExtensionsTooMany);
+        let beyond = behind(DESTINATION, &[&[UDP, 200, 1, 4, 0, 0, 0, 0]]);
+        assert_eq!(
+            Inner::parse(&beyond).unwrap_err(),
+            Malformed::ExtensionTruncated
+        );
+        let mut cut = behind(HOP_BY_HOP, &[last]);
+        cut.truncate(44);
+        cut[5] = 4;
+        assert_eq!(
+            Inner::parse(&cut).unwrap_err(),
+            Malformed::ExtensionTruncated
+        );
+    }
+
+    #[test]
+    fn the_fragments_of_a_datagram_have_one_hash_with_or_without_ports() {
+        let v4 = |id: u16, place: Option<(u16, bool)>| {
+            let mut sample = Sample::udp(false, 64);
+            (sample.id, sample.fragment) = (id, place);
+            Inner::parse(&sample.bytes()).unwrap()
+        };
+        let v6 = |id: u8, offset: u8| {
+            let header = [UDP, 0, 0, offset << 3 | 1, 0, 0, 0, id];
+            Inner::parse(&behind(FRAGMENT, &[&header])).unwrap()
+        };
+        for [first, later, other] in [
+            [
+                v4(1, Some((0, true))),
+                v4(1, Some((9, false))),
+                v4(2, Some((0, true))),
+            ],
+            [v6(1, 0), v6(1, 9), v6(2, 0)],
+        ] {
+            assert_eq!(first.flow_hash(), later.flow_hash());
+            assert_ne!(first.flow_hash(), other.flow_hash());
+            assert!(later.is_later_fragment() && !first.is_later_fragment());
+            assert_eq!(later.fragment.map(|f| f.offset), Some(72));
+        }
+        assert_eq!(v4(1, None).flow_hash(), v4(2, None).flow_hash());
+    }
+
+    /// What the sockets are chosen by: 64 flows of one client to one server.
+    #[test]
+    fn flows_spread_over_every_few_bits_of_the_hash() {
+        for v6 in [false, true] {
+            let hashes: Vec<u32> = (0..64)
+                .map(|i| {
+                    let mut sample = Sample::udp(v6, 1);
+                    sample.transport = Transport::Udp {
+                        ports: [40_000 + 2 * i, 5201],
+                    };
+                    Inner::parse(&sample.bytes()).unwrap().flow_hash()
+                })
+                .collect();
+            assert_eq!(hashes.iter().collect::<HashSet<_>>().len(), 64);
+            for shift in 0..=28 {
+                let used: HashSet<_> = hashes.iter().map(|h| h >> shift & 15).collect();
+                assert!(used.len() >= 12, "{} of 16 at bit {shift}", used.len());
+            }
+        }
+    }
 }

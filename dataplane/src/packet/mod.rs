@@ -8,6 +8,8 @@ pub mod icmp;
 pub mod inner;
 mod malformed;
 pub mod peers;
+#[cfg(test)]
+mod sample;
 pub mod segment;
 pub mod virtio;
 

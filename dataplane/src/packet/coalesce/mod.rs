@@ -254,3 +254,6 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,3 +112,146 @@ impl Table {
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNetwork {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn of(subnets: &[(IpNetwork, u32)]) -> Table {
+        Table::new(Parts {
+            subnets,
+            ..Parts::default()
+        })
+    }
+
+    /// Each subnet in turn, the longest that fits, and the last of equals.
+    fn reference(subnets: &[(IpNetwork, u32)], address: IpAddr) -> Option<u32> {
+        let fitting = subnets
+            .iter()
+            .filter(|(subnet, _)| subnet.contains(address));
+        fitting
+            .max_by_key(|(subnet, _)| subnet.prefix())
+            .map(|(_, peer)| *peer)
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let table = of(&[
+            (net("10.0.0.0/8"), 1),
+            (net("10.1.2.0/24"), 2),
+            (net("10.1.0.0/16"), 3),
+            (net("10.1.2.3/32"), 4),
+            (net("fd00::/8"), 5),
+            (net("fd00:0:0:7::/64"), 6),
+        ]);
+        for (address, peer) in [
+            ("10.1.2.3", Some(4)),
+            ("10.1.2.4", Some(2)),
+            ("10.1.3.1", Some(3)),
+            ("10.255.255.255", Some(1)),
+            ("11.0.0.0", None),
+            ("fd00:0:0:7::1", Some(6)),
+            ("fd00:0:0:8::1", Some(5)),
+            ("fe00::", None),
+            ("::ffff:10.1.2.3", None),
+        ] {
+            assert_eq!(table.lookup(ip(address)), peer, "{address}");
+        }
+        assert!(table.holds(4, ip("10.1.2.3")) && !table.holds(1, ip("10.1.2.3")));
+    }
+
+    #[test]
+    fn a_default_route_holds_everything_of_its_family() {
+        let table = of(&[(net("0.0.0.0/0"), 1), (net("::/0"), 2)]);
+        assert_eq!(table.lookup(ip("255.255.255.255")), Some(1));
+        assert_eq!(table.lookup(ip("::")), Some(2));
+        assert_eq!(Table::default().lookup(ip("::")), None);
+    }
+
+    #[test]
+    fn a_subnet_may_be_named_by_any_address_in_it() {
+        let table = of(&[(net("10.1.2.77/24"), 1), (net("fd00::9/64"), 2)]);
+        assert_eq!(table.lookup(ip("10.1.2.1")), Some(1));
+        assert_eq!(table.lookup(ip("fd00::1")), Some(2));
+    }
+
+    #[test]
+    fn a_source_is_accepted_from_its_peers_address_alone() {
+        let table = Table::new(Parts {
+            subnets: &[
+                (net("10.1.1.0/24"), 0),
+                (net("10.1.2.0/24"), 1),
+                (net("fd00:0:0:1::/64"), 0),
+                (net("10.1.9.0/24"), 9),
+            ],
+            addresses: &[
+                (ip("192.0.2.1"), 0),
+                (ip("2001:db8::1"), 0),
+                (ip("192.0.2.2"), 1),
+                (ip("192.0.2.1"), 3),
+            ],
+            own: &[net("10.1.7.0/24"), net("fd00:0:0:7::/64")],
+        });
+        let accepts = |outer: &str, source: &str| {
+            let sender = table.sender(ip(outer)).unwrap();
+            table.accept(sender, ip(source))
+        };
+        assert_eq!(accepts("192.0.2.1", "10.1.1.5"), Some(0));
+        assert_eq!(accepts("::ffff:192.0.2.1", "10.1.1.5"), Some(0));
+        assert_eq!(accepts("2001:db8::1", "fd00:0:0:1::5"), Some(0));
+        assert_eq!(accepts("192.0.2.2", "10.1.2.5"), Some(1));
+        assert_eq!(accepts("192.0.2.2", "10.1.1.5"), None);
+        assert_eq!(accepts("192.0.2.1", "10.1.2.5"), None);
+        assert_eq!(accepts("192.0.2.1", "10.1.3.5"), None);
+        assert_eq!(
+            accepts("192.0.2.1", "10.1.9.5"),
+            None,
+            "a peer without an address"
+        );
+        assert_eq!(table.sender(ip("192.0.2.3")), None);
+        assert!(table.is_own(ip("10.1.7.255")) && table.is_own(ip("fd00:0:0:7::1")));
+        assert!(!table.is_own(ip("10.1.8.0")) && !table.is_own(ip("fd00:0:0:8::")));
+    }
+
+    fn subnets() -> impl Strategy<Value = Vec<(IpNetwork, u32)>> {
+        // Few distinct bits, so that prefixes nest, repeat and meet.
+        let v4 = (0_u32..64, 0_u8..=32).prop_map(|(bits, prefix)| {
+            let address = std::net::Ipv4Addr::from_bits(bits << 27 | bits);
+            IpNetwork::new(address.into(), prefix).unwrap()
+        });
+        let v6 = (0_u128..64, 0_u8..=128).prop_map(|(bits, prefix)| {
+            let address = std::net::Ipv6Addr::from_bits(bits << 123 | bits << 62 | bits);
+            IpNetwork::new(address.into(), prefix).unwrap()
+        });
+        prop::collection::vec((prop_oneof![v4, v6], 0_u32..50), 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn a_look_up_is_what_a_search_through_all_finds(
+            subnets in subnets(), near in prop::collection::vec(0_u32..64, 0..50),
+        ) {
+            let table = of(&subnets);
+            for bits in near {
+                let wide = u128::from(bits);
+                for address in [
+                    IpAddr::V4((bits << 27 | bits).into()),
+                    IpAddr::V4((bits << 27 | bits ^ 1).into()),
+                    IpAddr::V6((wide << 123 | wide << 62 | wide).into()),
+                    IpAddr::V6((wide << 123 | wide << 62 | wide ^ 1).into()),
+                ] {
+                    prop_assert_eq!(table.lookup(address), reference(&subnets, address));
+                }
+            }
+        }
+    }
+}

@@ -312,3 +312,6 @@ fn transport<'a, const N: usize>(
 fn long(offset: usize) -> u32 {
     u32::try_from(offset).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
