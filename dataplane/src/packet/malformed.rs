@@ -21,7 +21,7 @@ pub enum Malformed {
     ExtensionsTooMany,
     #[error("a TCP or UDP header that is cut off or too short")]
     TransportTruncated,
-    #[error("a checksum field outside of the packet")]
+    #[error("a checksum outside of the packet's payload")]
     ChecksumOutside,
     #[error("a kind of segmentation that was never asked for")]
     SegmentationUnknown,

@@ -48,7 +48,7 @@ pub fn plan(header: &Header, packet: &[u8]) -> Result<Plan, Malformed> {
 pub fn plan_parsed(header: &Header, inner: &Inner, packet: &[u8]) -> Result<Plan, Malformed> {
     let length = inner.length.min(packet.len());
     let (cut, headers) = match header.gso_type & !virtio::GSO_ECN {
-        virtio::GSO_NONE => return plan_whole(header, length),
+        virtio::GSO_NONE => return plan_whole(header, inner, length),
         virtio::GSO_TCPV4 if inner.protocol == TCP && !inner.is_v6() => tcp(inner, packet)?,
         virtio::GSO_TCPV6 if inner.protocol == TCP && inner.is_v6() => tcp(inner, packet)?,
         virtio::GSO_UDP_L4 if inner.protocol == UDP => udp(inner, packet)?,
@@ -265,11 +265,11 @@ fn copy(from: &[u8], to: &mut [u8]) -> Sum {
     Sum::of(to)
 }
 
-fn plan_whole(header: &Header, length: usize) -> Result<Plan, Malformed> {
+fn plan_whole(header: &Header, inner: &Inner, length: usize) -> Result<Plan, Malformed> {
     let work = if header.needs_checksum() {
         let start = usize::from(header.csum_start);
         let at = start + usize::from(header.csum_offset);
-        if at + 2 > length {
+        if start < inner.transport || at + 2 > length {
             return Err(Malformed::ChecksumOutside);
         }
         Work::Checksum { start, at }

@@ -113,12 +113,14 @@ fn a_segmentation_that_does_not_fit_is_refused() {
         &short_tcp,
         Malformed::TransportTruncated,
     );
-    let outside = Header {
-        csum_start: 30,
-        csum_offset: 5,
-        ..of(virtio::GSO_NONE, 0)
-    };
-    refused(outside, &short, Malformed::ChecksumOutside);
+    for (csum_start, csum_offset) in [(30, 5), (0, 10), (19, 1)] {
+        let outside = Header {
+            csum_start,
+            csum_offset,
+            ..of(virtio::GSO_NONE, 0)
+        };
+        refused(outside, &short, Malformed::ChecksumOutside);
+    }
 }
 
 #[test]
