@@ -4,7 +4,7 @@
 mod prefixes;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use prefixes::Prefixes;
@@ -24,7 +24,9 @@ pub struct Parts<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     v4: Prefixes<u32>,
-    v6: Prefixes<u128>,
+    /// IPv6 prefixes of up to 64 bits: all that clusters have, as a rule.
+    v6: Prefixes<u64>,
+    v6_longer: Prefixes<u128>,
     senders: HashMap<IpAddr, Sender>,
     /// For each peer where its senders lie in `sender_list`.
     peers: Vec<(u32, u32)>,
@@ -42,14 +44,19 @@ impl Table {
             own: parts.own.to_vec(),
             ..Self::default()
         };
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6, mut v6_longer) = (Vec::new(), Vec::new(), Vec::new());
         for (subnet, peer) in parts.subnets {
             match subnet {
                 IpNetwork::V4(net) => v4.push((net.ip().to_bits(), net.prefix(), *peer)),
-                IpNetwork::V6(net) => v6.push((net.ip().to_bits(), net.prefix(), *peer)),
+                IpNetwork::V6(net) if net.prefix() <= 64 => {
+                    v6.push((upper(net.ip()), net.prefix(), *peer));
+                }
+                IpNetwork::V6(net) => v6_longer.push((net.ip().to_bits(), net.prefix(), *peer)),
             }
         }
-        (table.v4, table.v6) = (Prefixes::new(&v4), Prefixes::new(&v6));
+        table.v4 = Prefixes::new(&v4);
+        table.v6 = Prefixes::new(&v6);
+        table.v6_longer = Prefixes::new(&v6_longer);
         table.set_senders(parts.addresses);
         table
     }
@@ -58,7 +65,10 @@ impl Table {
     pub fn lookup(&self, address: IpAddr) -> Option<u32> {
         match address {
             IpAddr::V4(address) => self.v4.lookup(address.to_bits()),
-            IpAddr::V6(address) => self.v6.lookup(address.to_bits()),
+            IpAddr::V6(address) => match self.v6_longer.lookup(address.to_bits()) {
+                None => self.v6.lookup(upper(address)),
+                found => found,
+            },
         }
     }
 
@@ -107,6 +117,10 @@ impl Table {
             place.1 = number(at + 1);
         }
     }
+}
+
+fn upper(address: Ipv6Addr) -> u64 {
+    u64::try_from(address.to_bits() >> 64).unwrap_or(u64::MAX)
 }
 
 fn number(count: usize) -> u32 {
@@ -229,7 +243,7 @@ mod tests {
             IpNetwork::new(address.into(), prefix).unwrap()
         });
         let v6 = (0_u128..64, 0_u8..=128).prop_map(|(bits, prefix)| {
-            let address = std::net::Ipv6Addr::from_bits(bits << 123 | bits << 62 | bits);
+            let address = Ipv6Addr::from_bits(bits << 123 | bits << 62 | bits);
             IpNetwork::new(address.into(), prefix).unwrap()
         });
         prop::collection::vec((prop_oneof![v4, v6], 0_u32..50), 0..60)

@@ -140,6 +140,25 @@ impl Bits for u32 {
     }
 }
 
+impl Bits for u64 {
+    const WIDTH: u8 = 64;
+
+    fn mask(length: u8) -> Self {
+        let shift = Self::BITS - u32::from(length);
+        Self::MAX.checked_shl(shift).unwrap_or(0)
+    }
+
+    #[inline]
+    fn and(self, mask: Self) -> Self {
+        self & mask
+    }
+
+    #[inline]
+    fn hash(self) -> u64 {
+        self.wrapping_mul(SPREAD)
+    }
+}
+
 impl Bits for u128 {
     const WIDTH: u8 = 128;
 
