@@ -87,13 +87,22 @@ pub fn coalesce(data: &[u8]) {
         rest = &behind[length..];
     }
     packets.retain(|packet| Inner::parse(packet).is_ok());
-    let mut coalescer = Coalescer::new(usize::from(set_up & 7), Accepts::ALL);
+    let accepts = match set_up & 8 {
+        0 => Accepts::EXACT,
+        _ => Accepts::ALL,
+    };
+    let mut coalescer = Coalescer::new(usize::from(set_up & 7), accepts);
     let mut out = Vec::new();
     for packet in &packets {
         let inner = Inner::parse(packet).expect("what was retained");
         coalescer.push(&inner, packet, |header, bytes| cut(header, bytes, &mut out));
     }
     coalescer.flush(|header, bytes| cut(header, bytes, &mut out));
+    if accepts.any_id {
+        out.iter_mut()
+            .chain(&mut packets)
+            .for_each(|packet| forget_id(packet));
+    }
     // A sort that is stable shows both: nothing is lost or changed, and no flow is disordered.
     out.sort_by_key(|packet| flow(packet));
     packets.sort_by_key(|packet| flow(packet));
@@ -140,6 +149,18 @@ fn cut(header: Header, packet: &[u8], out: &mut Vec<Vec<u8>>) {
     let mut bytes = vec![0; plan.bytes(0..plan.count)];
     plan.write(packet, 0..plan.count, &mut bytes);
     out.extend(bytes.chunks(plan.size).map(<[u8]>::to_vec));
+}
+
+/// Blanks the id, and the checksum above it, of a datagram whose id does not matter.
+fn forget_id(packet: &mut [u8]) {
+    let Ok(inner) = Inner::parse(packet) else {
+        return;
+    };
+    let atomic = inner.fragment.is_none() && !inner.may_fragment;
+    if !inner.is_v6() && inner.protocol == UDP && atomic {
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
 }
 
 fn flow(packet: &[u8]) -> Option<(IpAddr, IpAddr, u8, u32)> {

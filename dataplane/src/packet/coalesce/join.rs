@@ -38,7 +38,8 @@ pub(super) struct Candidate {
     /// Nothing may follow.
     pub(super) ends: bool,
     sequence: u32,
-    id: u16,
+    /// None where it does not matter.
+    id: Option<u16>,
 }
 
 pub(super) const TCP_FLAGS: usize = 13;
@@ -79,7 +80,11 @@ impl Candidate {
             flags,
             ends: flags & (FIN | PSH) != 0,
             sequence: u32_at(transport, 4),
-            id: u16_at(packet, 4),
+            id: match (v6, kind) {
+                (true, _) => None,
+                (false, Kind::Udp) if accepts.any_id && !inner.may_fragment => None,
+                (false, _) => Some(u16_at(packet, 4)),
+            },
         };
         let joinable = candidate.payload > 0 && candidate.verifies(packet);
         joinable.then_some(candidate)
@@ -111,7 +116,8 @@ impl Candidate {
             }
             Kind::Udp => true,
         };
-        follows && (self.v6 || self.id == first.id.wrapping_add(field(count)))
+        let expected = first.id.map(|id| id.wrapping_add(field(count)));
+        follows && self.id == expected
     }
 
     /// Whether the checksums are right, and are what a segmentation would write: it knows only
@@ -150,7 +156,7 @@ impl Default for Candidate {
             flags: 0,
             ends: false,
             sequence: 0,
-            id: 0,
+            id: None,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! From what came over the wire to what a TUN takes at once: packets that continue one another
-//! become superpackets, such that cutting those gives the very same packets again.
+//! become superpackets, such that cutting those gives the same packets again.
 
 mod join;
 
@@ -19,6 +19,10 @@ pub struct Accepts {
     /// UDP superpackets of IPv4: since Linux 6.2.
     pub udp4: bool,
     pub udp6: bool,
+    /// UDP datagrams of IPv4 with DF, whatever their ids: cutting counts those up anew. Nobody
+    /// may look at the id of a datagram that is never fragmented (RFC 6864), and Linux draws it
+    /// from a counter that all flows between two addresses share.
+    pub any_id: bool,
 }
 
 impl Accepts {
@@ -27,12 +31,19 @@ impl Accepts {
         tcp6: true,
         udp4: true,
         udp6: true,
+        any_id: true,
+    };
+    /// All that can be cut into the very same bytes again.
+    pub const EXACT: Self = Self {
+        any_id: false,
+        ..Self::ALL
     };
     pub const NONE: Self = Self {
         tcp4: false,
         tcp6: false,
         udp4: false,
         udp6: false,
+        any_id: false,
     };
 }
 

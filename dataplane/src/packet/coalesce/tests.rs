@@ -22,7 +22,7 @@ fn coalesce_with(coalescer: &mut Coalescer, packets: &[Vec<u8>]) -> Emitted {
 }
 
 fn coalesce(packets: &[Vec<u8>]) -> Emitted {
-    coalesce_with(&mut Coalescer::new(FLOWS, Accepts::ALL), packets)
+    coalesce_with(&mut Coalescer::new(FLOWS, Accepts::EXACT), packets)
 }
 
 /// How many packets each emitted one stands for, after a look that together they are `packets`.
@@ -257,15 +257,31 @@ fn flows_in_turn_are_joined_each_as_many_as_are_held_open() {
     let mut packets: Vec<_> = flows.iter().map(Sample::bytes).collect();
     packets.extend(flows.iter().map(|flow| flow.next(100).bytes()));
     assert_eq!(coalesce(&packets).len(), 4);
-    let mut three = Coalescer::new(3, Accepts::ALL);
+    let mut three = Coalescer::new(3, Accepts::EXACT);
     let emitted = coalesce_with(&mut three, &packets);
     assert_eq!(emitted.len(), 8, "each packet finds its flow evicted");
 }
 
 #[test]
+fn the_ids_of_datagrams_that_are_never_fragmented_may_be_anything() {
+    let joined = |change: fn(&mut Sample)| {
+        let mut first = Sample::udp(false, 100);
+        change(&mut first);
+        let packets = row(&first, |second| second.id += 7);
+        coalesce_with(&mut Coalescer::new(FLOWS, Accepts::ALL), &packets).len()
+    };
+    assert_eq!(joined(|_| ()), 1);
+    assert_eq!(joined(|first| first.dont_fragment = false), 2);
+    assert_eq!(
+        joined(|first| first.transport = Sample::tcp(false, 1).transport),
+        2
+    );
+}
+
+#[test]
 fn what_the_other_side_does_not_take_is_not_made() {
     let packets = row(&Sample::udp(false, 100), |_| ());
-    for (accepts, count) in [(Accepts::NONE, 3), (Accepts::ALL, 1)] {
+    for (accepts, count) in [(Accepts::NONE, 3), (Accepts::EXACT, 1)] {
         let emitted = coalesce_with(&mut Coalescer::new(4, accepts), &packets);
         assert_eq!(emitted.len(), count);
     }
@@ -274,7 +290,7 @@ fn what_the_other_side_does_not_take_is_not_made() {
 #[test]
 fn hops_may_be_counted_between_parsing_and_joining() {
     let mut packets = row(&Sample::tcp(false, 100), |_| ());
-    let mut coalescer = Coalescer::new(1, Accepts::ALL);
+    let mut coalescer = Coalescer::new(1, Accepts::EXACT);
     let mut emitted = Vec::new();
     for packet in &mut packets {
         let inner = Inner::parse(packet).unwrap();
@@ -394,7 +410,7 @@ proptest! {
             flow_of.insert(packet.clone(), *number);
             packets.push(packet);
         }
-        let mut coalescer = Coalescer::new(held, Accepts::ALL);
+        let mut coalescer = Coalescer::new(held, Accepts::EXACT);
         let emitted = coalesce_with(&mut coalescer, &packets);
         let out = segmented(&emitted).concat();
         prop_assert_eq!(out.len(), packets.len());
