@@ -9,7 +9,7 @@ use super::coalesce::{Accepts, Coalescer};
 use super::inner::Inner;
 use super::segment::{self, Plan};
 use super::virtio::Header;
-use super::{ICMPV6, TCP, UDP, field, hop, icmp as answers, put_u16, u16_at};
+use super::{ICMPV6, TCP, UDP, ecn, field, hop, icmp as answers, put_u16, u16_at};
 
 /// A reader, which must bear whatever it is given.
 pub type Body = fn(&[u8]);
@@ -42,6 +42,9 @@ pub fn inner(packet: &[u8]) {
     assert_eq!(after.flow_hash(), inner.flow_hash());
     after.ttl += u8::from(lives);
     assert_eq!(after, inner);
+    assert_eq!(ecn::bring_in(&mut copy, 3), inner.ecn() != 0);
+    let marked = Inner::parse(&copy).expect("what parsed before");
+    assert_eq!(marked.tos, inner.tos | if inner.ecn() == 0 { 0 } else { 3 });
 }
 
 /// What a TUN hands out: a header and a packet, of which nothing gets lost.

@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod ecn;
 pub mod fuzz;
 pub mod hop;
 pub mod icmp;

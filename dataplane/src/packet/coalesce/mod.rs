@@ -149,7 +149,7 @@ impl fmt::Debug for Coalescer {
 
 /// What fits a header's length field, and one write to a TUN.
 const LONGEST: usize = 65_535;
-/// As many datagrams as any kernel since 6.2 takes in one (UDP_MAX_SEGMENTS before 6.11).
+/// As many datagrams as every kernel takes in one (UDP_MAX_SEGMENTS; later ones take twice as many).
 const DATAGRAMS: usize = 64;
 
 /// One flow's packets so far: the first as it came, and the payloads of those that continue it.
