@@ -31,7 +31,15 @@ pub struct Table {
     /// For each peer where its senders lie in `sender_list`.
     peers: Vec<(u32, u32)>,
     sender_list: Vec<Sender>,
-    own: Vec<IpNetwork>,
+    own: Vec<Own>,
+}
+
+/// One of our own subnets, as a mask and what it leaves. IPv4's bits are the upper ones.
+#[derive(Debug, Clone, Copy)]
+struct Own {
+    v6: bool,
+    mask: u128,
+    prefix: u128,
 }
 
 /// An address on the underlay from which peers may send.
@@ -41,7 +49,7 @@ pub struct Sender(u32);
 impl Table {
     pub fn new(parts: Parts<'_>) -> Self {
         let mut table = Self {
-            own: parts.own.to_vec(),
+            own: parts.own.iter().copied().map(Own::of).collect(),
             ..Self::default()
         };
         let (mut v4, mut v6, mut v6_longer) = (Vec::new(), Vec::new(), Vec::new());
@@ -89,7 +97,9 @@ impl Table {
 
     /// Whether one of our own subnets holds `address`.
     pub fn is_own(&self, address: IpAddr) -> bool {
-        self.own.iter().any(|subnet| subnet.contains(address))
+        let (v6, bits) = (address.is_ipv6(), bits(address));
+        let mut own = self.own.iter();
+        own.any(|own| own.v6 == v6 && bits & own.mask == own.prefix)
     }
 
     fn senders_of(&self, peer: u32) -> &[Sender] {
@@ -116,6 +126,25 @@ impl Table {
             }
             place.1 = number(at + 1);
         }
+    }
+}
+
+impl Own {
+    fn of(subnet: IpNetwork) -> Self {
+        let shift = 128 - u32::from(subnet.prefix());
+        let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+        Self {
+            v6: subnet.is_ipv6(),
+            mask,
+            prefix: bits(subnet.ip()) & mask,
+        }
+    }
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
     }
 }
 
@@ -250,6 +279,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_ours_is_what_one_of_our_subnets_contains(
+            subnets in subnets(), near in subnets(),
+        ) {
+            let own: Vec<_> = subnets.iter().map(|(subnet, _)| *subnet).take(3).collect();
+            let table = Table::new(Parts { own: &own, ..Parts::default() });
+            for (near, _) in near {
+                let ours = own.iter().any(|subnet| subnet.contains(near.ip()));
+                prop_assert_eq!(table.is_own(near.ip()), ours);
+            }
+        }
+
         #[test]
         fn a_look_up_is_what_a_search_through_all_finds(
             subnets in subnets(), near in prop::collection::vec(0_u32..64, 0..50),
