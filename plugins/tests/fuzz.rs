@@ -53,13 +53,16 @@ fn every_reader_bears_its_seeds_and_what_is_made_of_them() {
 #[test]
 fn every_reader_is_a_target_of_cargo_fuzz_with_seeds() {
     let names: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    let listed = |of: &str| -> BTreeSet<String> {
-        let entries = fs::read_dir(directory(of)).unwrap();
-        let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
-        entries.map(|entry| stem(&entry.unwrap().path())).collect()
-    };
-    assert_eq!(listed("fuzz_targets"), names);
-    assert_eq!(listed("seeds"), names);
+    let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    // Other crates have targets beside these, and tests of their own.
+    let is_of_plugins = |path: &PathBuf| fs::read_to_string(path).unwrap().contains("weft_plugins");
+    let listed: BTreeSet<String> = fs::read_dir(directory("fuzz_targets"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(is_of_plugins)
+        .map(stem)
+        .collect();
+    assert_eq!(listed, names);
     let manifest = fs::read_to_string(directory("Cargo.toml")).unwrap();
     for name in &names {
         assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
