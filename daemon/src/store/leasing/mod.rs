@@ -81,8 +81,7 @@ struct Hold {
 struct Stored {
     version: i64,
     lasts: bool,
-    /// None if it cannot be read.
-    attrs: Option<Attrs>,
+    attrs: Attrs,
 }
 
 /// A write whose answer is out.
@@ -233,7 +232,8 @@ impl Leasing {
             None => self.acquire(table, &conf, &claim, now),
         };
         let Some(asked) = asked else {
-            let renew_at = self.hold.as_ref().and_then(|hold| hold.renew_at);
+            let stored = self.hold.as_ref().filter(|hold| hold.stored.is_some());
+            let renew_at = stored.and_then(|hold| hold.renew_at);
             return Step::Wait(self.refresh_at.into_iter().chain(renew_at).min());
         };
         let change = asked.change.clone();
@@ -242,6 +242,7 @@ impl Leasing {
     }
 
     /// `asked_at` is when the commit was begun: the store counts from then on or later.
+    /// In between the table is left alone: news of what followed the write would be undone by it.
     pub fn answered(
         &mut self,
         table: &mut Table,
@@ -273,7 +274,7 @@ impl Leasing {
         let mut hold = Hold {
             key: best.key.to_owned(),
             lease: best.lease.clone(),
-            stored: Some(Stored::of(best.row)),
+            stored: Some(Stored::of(best.row, best.lease)),
             // How much of its time is left, nobody says.
             renew_at: (!best.row.lasts).then_some(now),
             lost: None,
@@ -370,7 +371,7 @@ impl Leasing {
                 let stored = Some(Stored {
                     version,
                     lasts,
-                    attrs: Some(lease.attrs.clone()),
+                    attrs: lease.attrs.clone(),
                 });
                 let lease = Arc::new(lease);
                 let mut hold = Hold {
@@ -391,7 +392,7 @@ impl Leasing {
                     hold.stored = Some(Stored {
                         version,
                         lasts,
-                        attrs: Some(attrs),
+                        attrs,
                     });
                     hold.renew_at = renew_at;
                     hold.lost = None;
@@ -452,15 +453,14 @@ impl Hold {
         if known.is_some_and(|known| known.version == row.version) {
             return None;
         }
-        // A key that was ours and cannot be read has been spoilt, not taken.
-        let spoilt = known.is_some() && row.lease.is_err();
-        if ours(claim, row).is_none() && !spoilt {
+        // Nor is a key ours that cannot be read: others may have had it since we looked.
+        let Some(lease) = ours(claim, row).and(row.lease.as_ref().ok()) else {
             (self.stored, self.occupied) = (None, true);
             self.lost = Some(self.lost_to(row));
             return None;
-        }
-        let found = Stored::of(row);
-        let as_wanted = found.attrs.as_ref() == Some(&self.lease.attrs);
+        };
+        let found = Stored::of(row, lease);
+        let as_wanted = found.attrs == self.lease.attrs;
         let foreign = known.is_some_and(|known| !as_wanted && known.attrs != found.attrs);
         if self.renew_at.is_none() && !found.lasts {
             // Somebody made a lease of our reservation, and we don't know when it ends.
@@ -479,11 +479,18 @@ impl Hold {
 
     fn lost_to(&self, row: &Row) -> String {
         let subnets = self.lease.subnets;
-        format!(
-            "{subnets} is leased to {} by now; the pods here keep it, and it is taken back as soon \
-             as it is free; to give it up, drain the node and restart weftd",
-            holder(row)
-        )
+        let kept = "the pods here keep it, and it is taken back as soon as it is free";
+        match &row.lease {
+            Ok(lease) => format!(
+                "{subnets} is leased to {}; {kept}; to give it up, drain the node and restart weftd",
+                holder(lease)
+            ),
+            Err(why) => format!(
+                "whose {subnets} is cannot be told, since {why}; {kept}; if no other node uses it, \
+                 delete the key {}",
+                self.key
+            ),
+        }
     }
 
     /// What it takes to keep it: nothing, mostly.
@@ -494,7 +501,7 @@ impl Hold {
             None => (Expected::Absent, false),
             Some(stored) => {
                 let due = self.renew_at.is_some_and(|at| at <= now);
-                if !due && stored.attrs.as_ref() == Some(attrs) {
+                if !due && stored.attrs == *attrs {
                     return None;
                 }
                 (Expected::Version(stored.version), stored.lasts)
@@ -510,12 +517,11 @@ impl Hold {
 }
 
 impl Stored {
-    fn of(row: &Row) -> Self {
-        let attrs = row.lease.as_ref().ok().map(|lease| lease.attrs.clone());
+    fn of(row: &Row, lease: &Lease) -> Self {
         Self {
             version: row.version,
             lasts: row.lasts,
-            attrs,
+            attrs: lease.attrs.clone(),
         }
     }
 }

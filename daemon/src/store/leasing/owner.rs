@@ -9,7 +9,9 @@
 //!   the name is ours and the key is a reservation, which nobody gives a node by chance. What is
 //!   not ours by this and belongs to nobody expires by itself within a day.
 
-use crate::lease::{Attrs, Identity, Subnets};
+use std::net::IpAddr;
+
+use crate::lease::{Attrs, Identity, Lease, Subnets};
 use crate::store::Claim;
 
 use super::table::Row;
@@ -62,22 +64,18 @@ fn speaks_for(claim: &Claim, identity: &Identity, subnets: &Subnets, lasts: bool
 }
 
 /// Who holds a lease, for a message.
-pub fn holder(row: &Row) -> String {
-    let Ok(lease) = &row.lease else {
-        return "a key that cannot be read".to_owned();
-    };
+pub fn holder(lease: &Lease) -> String {
     let attrs = &lease.attrs;
-    let address = match (attrs.public_ip, attrs.public_ipv6) {
-        (Some(ip), _) => ip.to_string(),
-        (None, Some(ip)) => ip.to_string(),
-        (None, None) => "without an address".to_owned(),
-    };
-    match attrs
+    let v4 = attrs.public_ip.map(IpAddr::from);
+    let address = v4.or_else(|| attrs.public_ipv6.map(IpAddr::from));
+    let identity = attrs
         .extra
         .as_ref()
-        .and_then(|extra| extra.identity.as_ref())
-    {
-        Some(identity) => format!("node {} ({address})", identity.node),
-        None => format!("the node with public address {address}"),
+        .and_then(|extra| extra.identity.as_ref());
+    match (identity, address) {
+        (Some(identity), Some(address)) => format!("node {} at {address}", identity.node),
+        (Some(identity), None) => format!("node {}", identity.node),
+        (None, Some(address)) => format!("the node at {address}"),
+        (None, None) => "nobody: it is reserved".to_owned(),
     }
 }
