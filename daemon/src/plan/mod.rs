@@ -3,6 +3,8 @@
 
 mod direct;
 mod firewall;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::collections::{BTreeMap, HashSet};
