@@ -54,7 +54,7 @@ const fn flag(
 const fn action(name: &'static str, meaning: &'static str, set: Set) -> Flag {
     Flag {
         in_environment: false,
-        ..flag(name, Takes::Truth, "", meaning, set)
+        ..flag(name, Truth, "", meaning, set)
     }
 }
 
@@ -66,63 +66,63 @@ pub(super) static FLAGS: &[Flag] = &[
         Text,
         "http://127.0.0.1:4001,http://127.0.0.1:2379",
         "etcd's endpoints, separated by commas",
-        |g, v| Ok(g.etcd.endpoints = values::endpoints(v)?),
+        |g, v| put(&mut g.etcd.endpoints, values::endpoints(v)),
     ),
     flag(
         "etcd-prefix",
         Text,
         "/coreos.com/network",
         "where in etcd this network's keys are",
-        |g, v| Ok(g.etcd.prefix = v.to_owned()),
+        |g, v| put(&mut g.etcd.prefix, Ok(v.to_owned())),
     ),
     flag(
         "etcd-keyfile",
         Text,
         "",
         "key of the certificate shown to etcd",
-        |g, v| Ok(g.etcd.key_file = values::path_unless_empty(v)),
+        |g, v| put(&mut g.etcd.key_file, Ok(values::path_unless_empty(v))),
     ),
     flag(
         "etcd-certfile",
         Text,
         "",
         "certificate shown to etcd",
-        |g, v| Ok(g.etcd.cert_file = values::path_unless_empty(v)),
+        |g, v| put(&mut g.etcd.cert_file, Ok(values::path_unless_empty(v))),
     ),
     flag(
         "etcd-cafile",
         Text,
         "",
         "authority that etcd's own certificate is checked against",
-        |g, v| Ok(g.etcd.ca_file = values::path_unless_empty(v)),
+        |g, v| put(&mut g.etcd.ca_file, Ok(values::path_unless_empty(v))),
     ),
     flag(
         "etcd-username",
         Text,
         "",
         "user to log in to etcd as",
-        |g, v| Ok(g.etcd.username = values::unless_empty(v)),
+        |g, v| put(&mut g.etcd.username, Ok(values::unless_empty(v))),
     ),
     flag(
         "etcd-password",
         Text,
         "",
         "password to log in to etcd with",
-        |g, v| Ok(g.etcd.password = values::unless_empty(v)),
+        |g, v| put(&mut g.etcd.password, Ok(values::unless_empty(v))),
     ),
     flag(
         "iface",
         Texts,
         "",
         "interface, by name or address, that other nodes are reached by; the first that is there",
-        |g, v| Ok(g.interface.names.extend(values::unless_empty(v))),
+        |g, v| add(&mut g.interface.names, Ok(values::unless_empty(v))),
     ),
     flag(
         "iface-regex",
         Texts,
         "",
         "expression that the interface's address or else its name matches; tried after -iface",
-        |g, v| Ok(g.interface.regexes.push(values::regex(v)?)),
+        |g, v| add(&mut g.interface.regexes, values::regex(v).map(Some)),
     ),
     flag(
         "iface-can-reach",
@@ -141,7 +141,7 @@ pub(super) static FLAGS: &[Flag] = &[
         Text,
         "/run/flannel/subnet.env",
         "file that tells the CNI plugin of this node's subnet",
-        |g, v| Ok(g.subnet_file = values::path(v)?),
+        |g, v| put(&mut g.subnet_file, values::path(v)),
     ),
     flag(
         "public-ip",
@@ -172,70 +172,70 @@ pub(super) static FLAGS: &[Flag] = &[
         Number,
         "60",
         "minutes before its end that the lease is renewed, 1 to 1439",
-        |g, v| Ok(g.renew_margin = go::number(v)?),
+        |g, v| put(&mut g.renew_margin, go::number(v)),
     ),
     flag(
         "ip-masq",
         Truth,
         "",
         "give traffic that leaves the pod network the node's address",
-        |g, v| Ok(g.masquerade.on = go::truth(v)?),
+        |g, v| put(&mut g.masquerade.on, go::truth(v)),
     ),
     flag(
         "ip-masq-fully-random-disable",
         Truth,
         "",
         "choose source ports in the plain way when masquerading",
-        |g, v| Ok(g.masquerade.random_fully = !go::truth(v)?),
+        |g, v| put(&mut g.masquerade.random_fully, go::truth(v).map(|off| !off)),
     ),
     flag(
         "kube-subnet-mgr",
         Truth,
         "",
         "keep leases in Kubernetes' nodes",
-        |g, v| Ok(g.kube_subnet_mgr = go::truth(v)?),
+        |g, v| put(&mut g.kube_subnet_mgr, go::truth(v)),
     ),
     flag(
         "kube-api-url",
         Text,
         "",
         "address of the Kubernetes API",
-        |g, v| Ok(g.kube.api_url = values::unless_empty(v)),
+        |g, v| put(&mut g.kube.api_url, Ok(values::unless_empty(v))),
     ),
     flag(
         "kubeconfig-file",
         Text,
         "",
         "kubeconfig to reach the Kubernetes API with",
-        |g, v| Ok(g.kube.kubeconfig = values::path_unless_empty(v)),
+        |g, v| put(&mut g.kube.kubeconfig, Ok(values::path_unless_empty(v))),
     ),
     flag(
         "kube-annotation-prefix",
         Text,
         "flannel.alpha.coreos.com",
         "what the names of this network's annotations begin with",
-        |g, v| Ok(g.kube.annotation_prefix = annotation_prefix(v)?),
+        |g, v| put(&mut g.kube.annotation_prefix, annotation_prefix(v)),
     ),
     flag(
         "net-config-path",
         Text,
         "/etc/kube-flannel/net-conf.json",
         "the network's configuration, where leases are kept in Kubernetes",
-        |g, v| Ok(g.kube.net_conf = values::path(v)?),
+        |g, v| put(&mut g.kube.net_conf, values::path(v)),
     ),
     flag(
         "set-node-network-unavailable",
         Truth,
         "true",
         "tell Kubernetes that the node's network is available",
-        |g, v| Ok(g.kube.set_node_network_unavailable = go::truth(v)?),
+        |g, v| put(&mut g.kube.set_node_network_unavailable, go::truth(v)),
     ),
     flag(
         "healthz-ip",
         Text,
         "0.0.0.0",
         "address that health and metrics are served at",
-        |g, v| Ok(g.healthz_ip = values::listening_address(v)?),
+        |g, v| put(&mut g.healthz_ip, values::listening_address(v)),
     ),
     flag(
         "healthz-port",
@@ -253,31 +253,31 @@ pub(super) static FLAGS: &[Flag] = &[
         Number,
         "",
         "flanneld's name for -resync",
-        |g, v| Ok(g.iptables_resync = Some(seconds(v)?)),
+        |g, v| put(&mut g.iptables_resync, seconds(v).map(Some)),
     ),
     flag(
         "iptables-forward-rules",
         Truth,
         "true",
         "let pods' traffic be forwarded where the host's rules would drop it",
-        |g, v| Ok(g.forward_rules = go::truth(v)?),
+        |g, v| put(&mut g.forward_rules, go::truth(v)),
     ),
     flag(
         "ip-blackhole-route",
         Truth,
         "",
         "drop packets to addresses of this node's subnet that no pod has",
-        |g, v| Ok(g.blackhole_route = go::truth(v)?),
+        |g, v| put(&mut g.blackhole_route, go::truth(v)),
     ),
     action("version", "print the version on standard error", |g, v| {
-        Ok(g.version = go::truth(v)?)
+        put(&mut g.version, go::truth(v))
     }),
     flag(
         "v",
         Number,
         "0",
         "how much to log: 1 for debugging, 4 for everything",
-        |g, v| Ok(g.log.verbosity = go::number(v)?),
+        |g, v| put(&mut g.log.verbosity, go::number(v)),
     ),
     flag(
         "vmodule",
@@ -320,21 +320,21 @@ pub(super) static FLAGS: &[Flag] = &[
         Text,
         "",
         "directory that keeps the leases without a server",
-        |g, v| Ok(g.embedded_dir = values::path_unless_empty(v)),
+        |g, v| put(&mut g.embedded_dir, Ok(values::path_unless_empty(v))),
     ),
     flag(
         "node-name",
         Text,
         "$NODE_NAME, else the host's name",
         "what this node is called",
-        |g, v| Ok(g.node.name = values::unless_empty(v)),
+        |g, v| put(&mut g.node.name, Ok(values::unless_empty(v))),
     ),
     flag(
         "machine-id",
         Text,
         "/etc/machine-id",
         "file with this machine's id, or the id itself",
-        |g, v| Ok(g.node.machine_id = values::machine_id(v)?),
+        |g, v| put(&mut g.node.machine_id, values::machine_id(v)),
     ),
     flag(
         "no-masquerade-cidr",
@@ -352,45 +352,55 @@ pub(super) static FLAGS: &[Flag] = &[
         Truth,
         "true",
         "drop encapsulated packets from addresses that are no peer's",
-        |g, v| Ok(g.peer_guard = go::truth(v)?),
+        |g, v| put(&mut g.peer_guard, go::truth(v)),
     ),
     flag(
         "vxlan-checksum",
         Text,
         "auto",
         "outer UDP checksums of VXLAN: auto, on or off",
-        |g, v| Ok(g.vxlan_checksum = values::checksum(v)?),
+        |g, v| put(&mut g.vxlan_checksum, values::checksum(v)),
     ),
     flag("log-format", Text, "text", "text or json", |g, v| {
-        Ok(g.log.format = values::log_format(v)?)
+        put(&mut g.log.format, values::log_format(v))
     }),
     flag(
         "state-dir",
         Text,
         "/var/lib/weft",
         "what is kept across reboots",
-        |g, v| Ok(g.state_dir = values::path(v)?),
+        |g, v| put(&mut g.state_dir, values::path(v)),
     ),
     flag(
         "run-dir",
         Text,
         "/run/weft",
         "the lock and the status socket",
-        |g, v| Ok(g.run_dir = values::path(v)?),
+        |g, v| put(&mut g.run_dir, values::path(v)),
     ),
     flag(
         "resync",
         Number,
         "60",
         "seconds after which the kernel is looked through although it told of no change",
-        |g, v| Ok(g.resync = Some(seconds(v)?)),
+        |g, v| put(&mut g.resync, seconds(v).map(Some)),
     ),
     action(
         "cleanup",
         "remove all that weftd made on this node, and end",
-        |g, v| Ok(g.cleanup = go::truth(v)?),
+        |g, v| put(&mut g.cleanup, go::truth(v)),
     ),
 ];
+
+fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
+
+fn add<T>(place: &mut Vec<T>, value: Result<Option<T>, String>) -> Result<(), String> {
+    place.extend(value?);
+    Ok(())
+}
 
 fn seconds(text: &str) -> Result<u32, String> {
     u32::try_from(go::number(text)?)

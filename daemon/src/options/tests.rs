@@ -128,7 +128,7 @@ fn interfaces_are_repeated_and_keep_their_order() {
         "-iface-regex=^10\\.",
     ]);
     assert_eq!(options.interface.names, ["eth1", "192.168.9.181"]);
-    assert_eq!(options.interface.regexes, ["^10\\."]);
+    assert_eq!(options.interface.regexes, ["^10\\.".parse().unwrap()]);
     let options = run_in(&[], &[("FLANNELD_IFACE", "eth1,eth2")]);
     assert_eq!(
         options.interface.names,

@@ -3,9 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use regex_lite::Regex;
-
 use super::{Checksum, LogFormat, MachineId};
+use crate::interface::Pattern;
 
 pub(super) fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| format!("must be {what}"))
@@ -24,10 +23,9 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     path_unless_empty(text).ok_or_else(|| "must be a path".to_owned())
 }
 
-pub(super) fn regex(text: &str) -> Result<String, String> {
-    Regex::new(text)
-        .map(|_| text.to_owned())
-        .map_err(|why| format!("must be a regular expression: {why}"))
+pub(super) fn regex(text: &str) -> Result<Pattern, String> {
+    text.parse()
+        .map_err(|why: regex_lite::Error| format!("must be a regular expression: {why}"))
 }
 
 pub(super) fn endpoints(text: &str) -> Result<Vec<String>, String> {
