@@ -1,6 +1,7 @@
 //! weftd and weft: leases → plan → reconcile.
 
 pub mod conf;
+pub mod daemon;
 pub mod device;
 pub mod diff;
 pub mod drift;

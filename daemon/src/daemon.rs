@@ -1,0 +1,233 @@
+//! weftd, put together: the store's task, the loop's thread, and what shows how it goes. Data
+//! travels one way: store → view → loop → kernel; and beside it, loop → status → listeners.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::thread;
+use std::time::SystemTime;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::conf::Backend;
+use crate::interface::{self, Families, Landscape, Underlay};
+use crate::lease::Identity;
+use crate::options::{self, Options};
+use crate::plan::{Ground, Wishes};
+use crate::reconcile::{Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
+use crate::store::embedded::Embedded;
+#[cfg(feature = "etcd")]
+use crate::store::etcd::Etcd;
+use crate::store::leased::Leased;
+use crate::store::{Claim, Store, View};
+
+/// Runs until it is told to stop. The error is why it could not begin; what it meets later is
+/// told in the status and tried again.
+pub fn run(options: &Options, identity: &Identity) -> Result<(), String> {
+    let store = store(options, identity)?;
+    let (claims, claim) = watch::channel(None);
+    let (views, view) = watch::channel(View::default());
+    let (reports, report) = watch::channel(Report::default());
+
+    let outbox = outbox(options, claims, reports);
+    let settings = settings(options, identity.clone())?;
+    let (mut reconciler, post) =
+        Reconciler::open(settings, choose(options), outbox).map_err(|e| e.to_string())?;
+    let looping = thread::Builder::new()
+        .name("reconcile".into())
+        .spawn(move || reconciler.run())
+        .map_err(|e| format!("start the thread that keeps the kernel true: {e}"))?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("start the runtime: {e}"))?;
+    let node = Node { view, report, post };
+    let ended = runtime.block_on(async {
+        tokio::spawn(store.run(claim, views));
+        node.attend().await
+    });
+    // A store's call in flight is nothing to wait for.
+    runtime.shutdown_background();
+    match looping.join() {
+        Ok(Ok(())) => ended,
+        Ok(Err(error)) => Err(format!("keep the kernel true: {error}")),
+        Err(_) => Err("the thread that keeps the kernel true has panicked".into()),
+    }
+}
+
+/// The daemon's side that waits for many things at once.
+struct Node {
+    view: watch::Receiver<View>,
+    report: watch::Receiver<Report>,
+    post: Post,
+}
+
+impl Node {
+    async fn attend(mut self) -> Result<(), String> {
+        let mut stop = Stop::listen()?;
+        loop {
+            tokio::select! {
+                () = stop.wait() => break,
+                changed = self.view.changed() => {
+                    if changed.is_err() {
+                        return Err("the store's task has ended".into());
+                    }
+                    self.post.send(self.view.borrow_and_update().clone());
+                }
+                changed = self.report.changed() => {
+                    if changed.is_err() {
+                        // The loop has ended, and says why when it is joined.
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        tracing::info!("told to stop; what is programmed stays");
+        self.post.stop();
+        Ok(())
+    }
+}
+
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, String> {
+        let listen = |kind| signal(kind).map_err(|e| format!("listen for signals: {e}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn settings(options: &Options, identity: Identity) -> Result<Settings, String> {
+    Ok(Settings {
+        identity,
+        wishes: Wishes {
+            masquerade: options.masquerade.on,
+            random_fully: options.masquerade.random_fully,
+            forward: options.forward_rules,
+            guard: options.peer_guard,
+            spared: options.masquerade.exempt.clone(),
+            tunnel_checksums: options.vxlan_checksum != options::Checksum::Off,
+            blackhole: options.blackhole_route,
+        },
+        previous: None,
+        resync: options.resync,
+        memory: options.run_dir.join("devices"),
+    })
+}
+
+fn outbox(
+    options: &Options,
+    claims: watch::Sender<Option<Claim>>,
+    reports: watch::Sender<Report>,
+) -> Outbox {
+    let subnet_file = options.subnet_file.clone();
+    Outbox {
+        claim: Box::new(move |claim| drop(claims.send_replace(Some(claim)))),
+        report: Box::new(move |report| drop(reports.send_replace(report.clone()))),
+        serve: Box::new(move |serving| serve(&subnet_file, serving)),
+    }
+}
+
+fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
+    use std::fmt::Write;
+    let mut text = String::new();
+    if let (Some(pool), Some(own)) = (serving.conf.v4, serving.subnets.v4) {
+        let first = own.nth(1).unwrap_or(own.network());
+        let _ = writeln!(text, "FLANNEL_NETWORK={}", pool.network);
+        let _ = writeln!(text, "FLANNEL_SUBNET={first}/{}", own.prefix());
+    }
+    let _ = writeln!(
+        text,
+        "FLANNEL_MTU={}\nFLANNEL_IPMASQ={}",
+        serving.mtu, serving.masquerade
+    );
+    let beside = path.with_extension("new");
+    path.parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(&beside, text))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .map_err(|e| format!("write {}: {e}", path.display()))
+}
+
+fn choose(options: &Options) -> Choose {
+    let wanted = options.interface.clone();
+    Box::new(move |rtnl, conf| {
+        let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
+        let families = Families {
+            v4: conf.v4.is_some(),
+            v6: conf.v6.is_some(),
+        };
+        let underlay = interface::choose(&wanted, families, &landscape)?;
+        if conf.backend == Backend::HostGw {
+            interface::check_host_gw(&underlay)?;
+        }
+        Ok(standing(underlay))
+    })
+}
+
+fn standing(underlay: Underlay) -> Standing {
+    Standing {
+        name: underlay.name,
+        ground: Ground {
+            link: underlay.index,
+            mtu: underlay.mtu,
+            v4: underlay.v4,
+            v6: underlay.v6,
+        },
+        public_ip: underlay.public_ip,
+        public_ipv6: underlay.public_ipv6,
+    }
+}
+
+fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, String> {
+    let (margin, seed) = (options.renew_margin, seed(identity));
+    match &options.store {
+        options::Store::Embedded(dir) => {
+            Ok(Box::new(Leased::new(Embedded::open(dir), margin, seed)))
+        }
+        #[cfg(feature = "etcd")]
+        options::Store::Etcd(etcd) => {
+            let registry = Etcd::new(etcd_settings(etcd)).map_err(|e| e.to_string())?;
+            Ok(Box::new(Leased::new(registry, margin, seed)))
+        }
+        other => Err(format!(
+            "this weftd was built without the store {}: install a full build, or use the \
+             embedded store (-embedded-dir)",
+            other.name()
+        )),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn etcd_settings(given: &options::Etcd) -> crate::store::etcd::Settings {
+    crate::store::etcd::Settings {
+        endpoints: given.endpoints.clone(),
+        prefix: given.prefix.clone(),
+        cafile: given.ca_file.clone(),
+        certfile: given.cert_file.clone(),
+        keyfile: given.key_file.clone(),
+        username: given.username.clone(),
+        password: given.password.clone(),
+    }
+}
+
+/// Nodes that start at once choose by it, so it must differ even between clones.
+fn seed(identity: &Identity) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (identity, std::process::id(), SystemTime::now()).hash(&mut hasher);
+    hasher.finish()
+}
