@@ -2,12 +2,10 @@
 //!
 //! `make bench`, or `weft-benches [--quick] [ROW...]`.
 #![allow(clippy::print_stdout, reason = "what it prints is the result")]
-mod machine;
 mod peer;
 mod plot;
 mod process;
 mod record;
-mod report;
 mod rows;
 mod strace;
 
@@ -17,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use weft_benches::{machine, report};
 use weft_netns::{Kind, World};
 
 use crate::report::Report;
