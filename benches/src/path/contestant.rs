@@ -156,14 +156,9 @@ fn as_node(executable: &Path, here: &Side, there: &Side, mtu: u16) -> Cmd {
 }
 
 fn route(here: &Side, there: &Side) {
-    let family = match there.setting.outer {
-        Family::V4 => "inet",
-        Family::V6 => "inet6",
-    };
-    let (subnet, via) = (there.subnet(), there.underlay());
-    here.node.exec(&format!(
-        "ip route add {subnet} via {family} {via} dev eth0"
-    ));
+    let (subnet, via) = (there.subnet(), there.node_address(there.setting.inner));
+    here.node
+        .exec(&format!("ip route add {subnet} via {via} dev eth0"));
 }
 
 /// Its MAC address.

@@ -17,6 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What an Ethernet carries.
 const WIRE_MTU: u16 = 1500;
 
+/// Lines of shell that make a namespace forward, whichever way packets come.
+const FORWARDING: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward
+    echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+    echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
+    echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -148,13 +154,18 @@ impl Side {
         }
     }
 
-    /// The node's own address.
+    /// The node's own address, for tunnels.
     pub fn underlay(&self) -> IpAddr {
+        self.node_address(self.setting.outer)
+    }
+
+    /// The node's own address of either family: it has both.
+    pub fn node_address(&self, family: Family) -> IpAddr {
         let link = match self.setting.wire {
             Wire::Virtual | Wire::Real => 0,
             Wire::Routed => self.number,
         };
-        underlay(self.setting.outer, link, self.number)
+        underlay(family, link, self.number)
     }
 
     /// 32 or 128.
@@ -180,10 +191,7 @@ impl Side {
         let pod_path = pod.path().display();
         node.exec(&format!(
             "ip link set lo up
-             echo 1 > /proc/sys/net/ipv4/ip_forward
-             echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
-             echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
-             echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter
+             {FORWARDING}
              ip link add cni0 mtu {mtu} type bridge
              ip link set cni0 up
              ip link add pod0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod_path}
@@ -206,24 +214,22 @@ fn underlay(family: Family, link: u8, host: u8) -> IpAddr {
     }
 }
 
-fn underlay_length(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "24",
-        Family::V6 => "64 nodad",
-    }
+/// A line of shell that gives a device its addresses.
+fn add_addresses(device: &str, addresses: [IpAddr; 2]) -> String {
+    let [v4, v6] = addresses;
+    format!("ip addr add {v4}/24 dev {device}; ip addr add {v6}/64 dev {device} nodad")
 }
 
+const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
 fn lay_wire(one: &Side, two: &Side) {
-    let length = underlay_length(one.setting.outer);
     one.node.exec(&format!(
         "ip link add eth0 mtu {WIRE_MTU} type veth peer name eth0 netns {}",
         two.node.path().display()
     ));
     for side in [one, two] {
-        let address = side.underlay();
-        side.node.exec(&format!(
-            "ip link set eth0 up; ip addr add {address}/{length} dev eth0"
-        ));
+        let addresses = add_addresses("eth0", BOTH.map(|family| side.node_address(family)));
+        side.node.exec(&format!("ip link set eth0 up; {addresses}"));
         if side.setting.wire == Wire::Real {
             carry_real_packets(&side.node, "eth0");
         }
@@ -232,27 +238,24 @@ fn lay_wire(one: &Side, two: &Side) {
 
 /// The router has .254 on both links.
 fn route_between(router: Netns, sides: [&Side; 2]) -> Netns {
-    router.exec(
-        "ip link set lo up
-         echo 1 > /proc/sys/net/ipv4/ip_forward
-         echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
-         echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
-         echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter",
-    );
+    router.exec(&format!("ip link set lo up\n{FORWARDING}"));
     for side in sides {
-        let family = side.setting.outer;
-        let (port, length) = (format!("eth{}", side.number), underlay_length(family));
-        let (address, via) = (side.underlay(), underlay(family, side.number, 254));
+        let port = format!("eth{}", side.number);
+        let routers = BOTH.map(|family| underlay(family, side.number, 254));
         router.exec(&format!(
             "ip link add {port} mtu {WIRE_MTU} type veth peer name eth0 netns {}
              ip link set {port} up
-             ip addr add {via}/{length} dev {port}",
-            side.node.path().display()
+             {}",
+            side.node.path().display(),
+            add_addresses(&port, routers)
         ));
+        let addresses = add_addresses("eth0", BOTH.map(|family| side.node_address(family)));
+        let [v4, v6] = routers;
         side.node.exec(&format!(
             "ip link set eth0 up
-             ip addr add {address}/{length} dev eth0
-             ip route add default via {via}"
+             {addresses}
+             ip route add default via {v4}
+             ip route add default via {v6}"
         ));
         carry_real_packets(&router, &port);
         carry_real_packets(&side.node, "eth0");

@@ -22,7 +22,10 @@ pub fn stream(site: &Site, streams: u16, seconds: u16) -> Stream {
     let answer = iperf(from, to, streams, seconds);
     let busy = cpu::busy() - before;
     let received = &answer["end"]["sum_received"];
-    let number = |name: &str| received[name].as_f64().unwrap_or(f64::NAN);
+    let number = |name: &str| {
+        let number = received[name].as_f64();
+        number.unwrap_or_else(|| panic!("iperf3 does not say {name} received: {answer}"))
+    };
     Stream {
         gbit_per_second: number("bits_per_second") / 1e9,
         cpu_ms_per_gbit: busy.as_secs_f64() * 1e3 / (number("bytes") * 8.0 / 1e9),

@@ -81,13 +81,14 @@ pub fn carry(site: &Site, load: &Load) -> Outcome {
 }
 
 /// How many were sent.
-pub(crate) fn send(socket: &UdpSocket, load: &Load) -> u64 {
-    let mut batch = Batch::new(load.size);
+fn send(socket: &UdpSocket, load: &Load) -> u64 {
+    let pool = [vec![0x5a; load.size]];
+    let mut batch = Batch::of(&pool);
     let begun = Instant::now();
     let mut sent = 0;
     let Some(rate) = load.rate else {
         while begun.elapsed() < load.time {
-            sent += batch.send(socket, BATCH);
+            sent += batch.send_all(socket);
         }
         return sent;
     };
@@ -125,29 +126,36 @@ pub(crate) fn send(socket: &UdpSocket, load: &Load) -> u64 {
     }
 }
 
-/// Buffers that are made once.
-struct Batch {
-    payload: Vec<u8>,
+/// What goes out in one system call: the next of some datagrams, which come round again.
+pub(crate) struct Batch<'a> {
+    pool: &'a [Vec<u8>],
+    next: usize,
     headers: MultiHeaders<SockaddrStorage>,
 }
 
-impl Batch {
-    fn new(size: usize) -> Self {
+impl<'a> Batch<'a> {
+    pub(crate) fn of(pool: &'a [Vec<u8>]) -> Self {
         Self {
-            payload: vec![0x5a; size],
+            pool,
+            next: 0,
             headers: MultiHeaders::preallocate(BATCH, None),
         }
     }
 
+    /// A whole batch; how many were sent.
+    pub(crate) fn send_all(&mut self, socket: &UdpSocket) -> u64 {
+        self.send(socket, BATCH)
+    }
+
     fn send(&mut self, socket: &UdpSocket, count: usize) -> u64 {
-        let slices = [[IoSlice::new(&self.payload)]; BATCH];
-        let fd = socket.as_raw_fd();
-        let nowhere = [None; BATCH];
-        let headers = &mut self.headers;
+        let datagram = |at: usize| &self.pool[(self.next + at) % self.pool.len()];
+        let slices: [_; BATCH] = std::array::from_fn(|at| [IoSlice::new(datagram(at))]);
+        self.next = (self.next + count) % self.pool.len();
+        let (fd, headers, nowhere) = (socket.as_raw_fd(), &mut self.headers, [None; BATCH]);
         let slices = slices.iter().take(count);
         match sendmmsg(fd, headers, slices, nowhere, [], MsgFlags::empty()) {
             Ok(sent) => sent.count() as u64,
-            // Nobody listens there any more, or a queue is full.
+            // Nobody listens there, or a queue is full.
             Err(Errno::ECONNREFUSED | Errno::ENOBUFS | Errno::EAGAIN) => 0,
             Err(e) => panic!("cannot send datagrams: {e}"),
         }
