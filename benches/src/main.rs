@@ -88,6 +88,12 @@ fn measure(bench: &Bench, wanted: &[String]) -> ExitCode {
     }
 }
 
+const PACKAGES: [(&str, &str); 3] = [
+    ("go plugins", "containernetworking-plugins"),
+    ("netavark", "netavark"),
+    ("iptables", "iptables"),
+];
+
 /// A complete run is worth keeping beside the code; any other stays among what is built.
 fn keep(report: &Report, complete: bool) {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -97,7 +103,7 @@ fn keep(report: &Report, complete: bool) {
         benches.with_file_name("target").join("bench-results")
     };
     fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe());
+    let json = report.json(&machine::describe(&PACKAGES));
     let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
     fs::write(dir.join("results.json"), json + "\n").expect("write the results");
     fs::write(dir.join("results.svg"), plot::svg(report)).expect("write the plot");

@@ -30,7 +30,10 @@ pub const DEFAULT: [Contestant; 6] = [
     Contestant::Naive,
     Contestant::WireguardGo,
 ];
-const RUNGS: [&str; 4] = ["fast", "no-uso", "no-gso", "plain"];
+/// Where ours may be told to begin; the first and the last take part unasked.
+const RUNGS: [&str; 8] = [
+    "fast", "no-uso", "no-tso", "no-gro", "no-gso", "no-mmsg", "no-vnet", "plain",
+];
 
 impl Contestant {
     pub fn named(name: &str) -> Option<Self> {
@@ -68,19 +71,30 @@ impl Contestant {
         self != Self::Naive || plain_old
     }
 
-    /// What it cannot do without and does not find, with what would bring it.
-    pub fn lacks(self) -> Option<String> {
+    /// What runs on each node, if anything does. `WEFT_NODE` names another of ours than was built.
+    pub fn executable(self) -> Option<PathBuf> {
         match self {
             Self::HostGw | Self::Vxlan => None,
-            Self::Ours(_) => lacks_file(&node_executable(), "make bench-path builds it"),
-            Self::Naive => lacks_file(&naive_executable(), "make bench-path builds it"),
-            Self::WireguardGo => {
-                let go = Path::new("/usr/bin/wireguard-go");
-                lacks_file(go, "Debian package wireguard-go").or_else(|| {
-                    lacks_file(Path::new("/usr/bin/wg"), "Debian package wireguard-tools")
-                })
+            Self::Ours(_) => {
+                let named = std::env::var_os("WEFT_NODE").map(PathBuf::from);
+                Some(named.unwrap_or_else(|| built("node", "examples")))
             }
+            Self::Naive => Some(built("naive", ".")),
+            Self::WireguardGo => Some("/usr/bin/wireguard-go".into()),
         }
+    }
+
+    /// What it cannot do without and does not find, with what would bring it.
+    pub fn lacks(self) -> Option<String> {
+        let missing = self.executable().filter(|path| !path.is_file());
+        let remedy = match self {
+            Self::WireguardGo if !Path::new("/usr/bin/wg").is_file() => {
+                return Some("wg (Debian package wireguard-tools)".to_owned());
+            }
+            Self::WireguardGo => "Debian package wireguard-go",
+            _ => "make bench-path builds it",
+        };
+        missing.map(|path| format!("{} ({remedy})", path.display()))
     }
 
     /// Joins the nodes; the programs that do it, if any.
@@ -88,6 +102,7 @@ impl Contestant {
     pub(crate) fn join(self, world: &World, tag: &str, sides: [&Side; 2], mtu: u16) -> Vec<Daemon> {
         let [one, two] = sides;
         let both = [(one, two), (two, one)];
+        let executable = self.executable().unwrap_or_default();
         match self {
             Self::HostGw => {
                 both.iter().for_each(|(here, there)| route(here, there));
@@ -101,36 +116,29 @@ impl Contestant {
             }
             Self::Ours(rung) => both
                 .map(|(here, there)| {
-                    let command = as_node(&node_executable(), here, there, mtu);
+                    let command = as_node(&executable, here, there, mtu);
                     let command = command.args(["--rung", rung]);
                     Daemon::start("ours", command, &here.node, "ready")
                 })
                 .into(),
             Self::Naive => both
                 .map(|(here, there)| {
-                    let command = as_node(&naive_executable(), here, there, mtu);
+                    let command = as_node(&executable, here, there, mtu);
                     Daemon::start("naive", command, &here.node, "ready")
                 })
                 .into(),
-            Self::WireguardGo => join_by_wireguard(world, tag, sides, mtu),
+            Self::WireguardGo => join_by_wireguard(world, &executable, tag, sides, mtu),
         }
     }
 }
 
-fn lacks_file(path: &Path, remedy: &str) -> Option<String> {
-    (!path.is_file()).then(|| format!("{} ({remedy})", path.display()))
-}
-
-/// `WEFT_NODE` names another than the one that make builds.
-fn node_executable() -> PathBuf {
-    std::env::var_os("WEFT_NODE").map_or_else(|| built("node"), PathBuf::from)
-}
-
-fn naive_executable() -> PathBuf {
-    std::env::var_os("WEFT_NAIVE").map_or_else(|| built("naive"), PathBuf::from)
-}
-
-fn built(name: &str) -> PathBuf {
+/// For a test, what cargo has built beside it; for the benchmark, what make has.
+fn built(name: &str, place: &str) -> PathBuf {
+    let ourselves = std::env::current_exe().unwrap_or_default();
+    let deps = ourselves.parent().filter(|dir| dir.ends_with("deps"));
+    if let Some(profile) = deps.and_then(Path::parent) {
+        return profile.join(place).join(name);
+    }
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("dist/bench")
         .join(name)
@@ -190,7 +198,13 @@ fn reach_by_vxlan(here: &Side, there: &Side, mac: &str) {
     ));
 }
 
-fn join_by_wireguard(world: &World, tag: &str, sides: [&Side; 2], mtu: u16) -> Vec<Daemon> {
+fn join_by_wireguard(
+    world: &World,
+    executable: &Path,
+    tag: &str,
+    sides: [&Side; 2],
+    mtu: u16,
+) -> Vec<Daemon> {
     // Its control socket is named after the device, in a directory that all nodes share.
     let names = [format!("{tag}-1"), format!("{tag}-2")];
     let keys = [(); 2].map(|()| world.exec("wg genkey"));
@@ -203,7 +217,7 @@ fn join_by_wireguard(world: &World, tag: &str, sides: [&Side; 2], mtu: u16) -> V
         .map(|at| {
             let (here, there) = (sides[at], sides[1 - at]);
             let name = &names[at];
-            let command = Cmd::new("/usr/bin/wireguard-go")
+            let command = Cmd::new(executable)
                 .args(["-f", name])
                 .env("LOG_LEVEL", "verbose");
             let daemon =

@@ -136,6 +136,8 @@ fn is_main(setting: Setting) -> bool {
     setting.inner == V4 && setting.outer == V4
 }
 
+const PACKAGES: [(&str, &str); 2] = [("iperf3", "iperf3"), ("wireguard-go", "wireguard-go")];
+
 /// A complete run is worth keeping beside the code; any other stays among what is built.
 fn keep(report: &Report, complete: bool) {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -145,7 +147,7 @@ fn keep(report: &Report, complete: bool) {
         benches.with_file_name("target").join("bench-results")
     };
     fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe());
+    let json = report.json(&machine::describe(&PACKAGES));
     let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
     fs::write(dir.join("path.json"), json + "\n").expect("write the results");
     fs::write(dir.join("path.svg"), picture::svg(report)).expect("write the plot");
