@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use weft_netns::{Cmd, World};
 
+use super::tun::lacks_tun;
 use super::{Daemon, Family, Setting, Side};
 
 /// Everybody's UDP port: their nodes do not see each other's.
@@ -94,7 +95,8 @@ impl Contestant {
             Self::WireguardGo => "Debian package wireguard-go",
             _ => "make bench-path builds it",
         };
-        missing.map(|path| format!("{} ({remedy})", path.display()))
+        let missing = missing.map(|path| format!("{} ({remedy})", path.display()));
+        missing.or_else(|| self.executable().and_then(|_| lacks_tun()))
     }
 
     /// Joins the nodes; the programs that do it, if any.

@@ -186,9 +186,9 @@ pub(super) fn row(
                 float(transfers.disordered_packets),
             );
             if let Contestant::Ours(_) = contestant {
-                let roughness = transfers.lost_packets.min(transfers.disordered_packets);
+                let roughness = transfers.lost_packets;
                 let claim = format!(
-                    "{} MB each way intact by {who}, {inner:?}; lost and disordered",
+                    "{} MB both ways whole by {who}, {inner:?}; packets lost",
                     bytes >> 20
                 );
                 report.judge(row, &claim, float(roughness), Bound::AtLeast(1.0));

@@ -108,10 +108,10 @@ const QUICK_PACE: Pace = Pace {
     quick: true,
     rounds: 1,
     seconds: 1,
-    moment: Duration::from_millis(600),
-    probe: Duration::from_millis(200),
+    moment: Duration::from_millis(500),
+    probe: Duration::from_millis(150),
     megabytes: 32,
-    flood: Duration::from_secs(4),
+    flood: Duration::from_secs(3),
 };
 const FULL_PACE: Pace = Pace {
     quick: false,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_netns::{Kind as WorldKind, World};
 
@@ -11,7 +11,8 @@ pub use super::plan::Plan;
 use super::plan::{Kind, Row};
 use super::promises;
 use super::step::steps;
-use super::{Contestant, Setting, Site, flood, integrity, picture, stream};
+use super::tun::lacks_tun;
+use super::{Contestant, Setting, Site, flood, integrity, over_tcp, picture};
 use crate::machine;
 use crate::report::Report;
 
@@ -36,6 +37,8 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
         Some(at) if plan.pace.quick => &contestants[at..=at],
         _ => &contestants[..],
     };
+    // The relay needs a TUN device, whoever is tried.
+    let tried = if lacks_tun().is_none() { tried } else { &[] };
     let mut whole = true;
     for row in &plan.rows {
         let started = Instant::now();
@@ -43,6 +46,10 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
         whole &= match row.kind {
             Kind::SideBySide(setting) => {
                 side_by_side(world, plan, &contestants, row, setting, &mut report)
+            }
+            Kind::Integrity | Kind::Flood if tried.is_empty() => {
+                report.note(format!("{} SKIPPED: nobody takes part", row.name));
+                true
             }
             Kind::Integrity => guarded(&mut report, row.name, |report| {
                 integrity::row(world, row.name, tried, plan.pace.megabytes << 20, report);
@@ -86,6 +93,8 @@ fn guarded(report: &mut Report, what: &str, work: impl FnOnce(&mut Report)) -> b
     done
 }
 
+const WARM_UP: Duration = Duration::from_millis(200);
+
 fn side_by_side(
     world: &World,
     plan: &Plan,
@@ -102,7 +111,7 @@ fn side_by_side(
             let tag = format!("{}{}", contestant.name(), sites.len());
             let site = Site::build(world, &tag, *contestant, setting);
             // Neighbours, handshakes and paths' sizes are learnt before anything counts.
-            stream(&site, 1, 1);
+            over_tcp(&site, WARM_UP);
             sites.push(site);
         });
     }

@@ -198,8 +198,10 @@ impl Side {
              ip link set pod0 master cni0 up
              ip addr add {gateway}/{length} dev cni0 {nodad}"
         ));
+        // What one connection has suffered, the next one must not begin with.
         pod.exec(&format!(
-            "ip link set lo up
+            "echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save
+             ip link set lo up
              ip link set eth0 up
              ip addr add {address}/{length} dev eth0 {nodad}
              ip route add default via {gateway}"

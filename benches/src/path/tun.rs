@@ -1,10 +1,22 @@
 //! A TUN device by way of the crate tun-tap: what most programs begin with.
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tun_tap::{Iface, Mode};
+
+const DEVICE: &str = "/dev/net/tun";
+
+/// Why there can be none, if so.
+pub(super) fn lacks_tun() -> Option<String> {
+    let opened = File::options().read(true).write(true).open(DEVICE);
+    let why = opened.err()?;
+    Some(format!(
+        "{DEVICE}: {why} (chmod 666 {DEVICE}, as udev does)"
+    ))
+}
 
 /// In the calling thread's namespace; `settings` are lines of shell that make it useful.
 pub fn open_tun(name: &str, settings: &str) -> io::Result<Iface> {
