@@ -1,5 +1,6 @@
 //! The ways to join the pods of two nodes.
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use weft_netns::{Cmd, World};
 
@@ -101,7 +102,7 @@ impl Contestant {
 
     /// Joins the nodes; the programs that do it, if any.
     #[track_caller]
-    pub(crate) fn join(self, world: &World, tag: &str, sides: [&Side; 2], mtu: u16) -> Vec<Daemon> {
+    pub(crate) fn join(self, world: &World, sides: [&Side; 2], mtu: u16) -> Vec<Daemon> {
         let [one, two] = sides;
         let both = [(one, two), (two, one)];
         let executable = self.executable().unwrap_or_default();
@@ -129,7 +130,7 @@ impl Contestant {
                     Daemon::start("naive", command, &here.node, "ready")
                 })
                 .into(),
-            Self::WireguardGo => join_by_wireguard(world, &executable, tag, sides, mtu),
+            Self::WireguardGo => join_by_wireguard(world, &executable, sides, mtu),
         }
     }
 }
@@ -200,15 +201,10 @@ fn reach_by_vxlan(here: &Side, there: &Side, mac: &str) {
     ));
 }
 
-fn join_by_wireguard(
-    world: &World,
-    executable: &Path,
-    tag: &str,
-    sides: [&Side; 2],
-    mtu: u16,
-) -> Vec<Daemon> {
+fn join_by_wireguard(world: &World, executable: &Path, sides: [&Side; 2], mtu: u16) -> Vec<Daemon> {
     // Its control socket is named after the device, in a directory that all nodes share.
-    let names = [format!("{tag}-1"), format!("{tag}-2")];
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let names = [(); 2].map(|()| format!("wg{}", NEXT.fetch_add(1, Ordering::Relaxed)));
     let keys = [(); 2].map(|()| world.exec("wg genkey"));
     let public = [0, 1].map(|at| {
         let done = world.command("wg").arg("pubkey").stdin(keys[at].clone());

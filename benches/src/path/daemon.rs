@@ -45,13 +45,50 @@ impl Daemon {
         self.running.said_so_far()
     }
 
-    /// In RAM.
+    /// In RAM, with what it shares with others.
     pub fn memory_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.running.pid()));
-        let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next())
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0)
+        number(&self.status(""), "VmRSS:")
+    }
+
+    /// In RAM, of its own making.
+    pub fn own_memory_kib(&self) -> u64 {
+        number(&self.status(""), "RssAnon:")
+    }
+
+    /// How often any of its threads has waited, and was woken.
+    pub fn wake_ups(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.running.pid()));
+        let tasks = tasks.into_iter().flatten().flatten();
+        tasks
+            .map(|task| format!("task/{}/", task.file_name().display()))
+            .map(|task| number(&self.status(&task), "voluntary_ctxt_switches:"))
+            .sum()
+    }
+
+    fn status(&self, task: &str) -> String {
+        let path = format!("/proc/{}/{task}status", self.running.pid());
+        fs::read_to_string(path).unwrap_or_default()
+    }
+}
+
+/// Nothing is said of what has ended.
+fn number(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_found_by_its_whole_name() {
+        let status = "VmRSS:\t    2216 kB\nvoluntary_ctxt_switches:\t7\n\
+                      nonvoluntary_ctxt_switches:\t9\n";
+        assert_eq!(number(status, "VmRSS:"), 2216);
+        assert_eq!(number(status, "voluntary_ctxt_switches:"), 7);
+        assert_eq!(number(status, "RssAnon:"), 0);
     }
 }

@@ -4,6 +4,7 @@ mod contestant;
 mod cpu;
 mod daemon;
 pub mod flood;
+mod idle;
 pub mod integrity;
 mod lossfree;
 mod picture;

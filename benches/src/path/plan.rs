@@ -26,6 +26,7 @@ pub(super) struct Row {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     SideBySide(Setting),
+    Idle,
     Integrity,
     Flood,
 }
@@ -64,7 +65,7 @@ const fn side_by_side(wire: Wire, inner: Family, outer: Family) -> Kind {
     Kind::SideBySide(Setting { wire, inner, outer })
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row {
         name: "virtual",
         title: "virtual wire, IPv4",
@@ -91,6 +92,11 @@ const ROWS: [Row; 7] = [
         kind: side_by_side(Wire::Virtual, Family::V6, Family::V6),
     },
     Row {
+        name: "idle",
+        title: "a path that nobody uses",
+        kind: Kind::Idle,
+    },
+    Row {
         name: "integrity",
         title: "files both ways while packets are lost and disordered",
         kind: Kind::Integrity,
@@ -102,7 +108,7 @@ const ROWS: [Row; 7] = [
     },
 ];
 /// In an answer that is wanted soon.
-const QUICK: [&str; 4] = ["virtual", "real", "integrity", "flood"];
+const QUICK: [&str; 5] = ["virtual", "real", "idle", "integrity", "flood"];
 
 const QUICK_PACE: Pace = Pace {
     quick: true,
@@ -226,7 +232,7 @@ mod tests {
     fn without_arguments_everything_is_measured_and_kept() {
         let plan = parse("").unwrap();
         assert!(plan.complete);
-        assert_eq!((plan.rows.len(), plan.measurements.len()), (7, 4));
+        assert_eq!((plan.rows.len(), plan.measurements.len()), (8, 4));
     }
 
     #[test]

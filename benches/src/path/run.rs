@@ -12,7 +12,7 @@ use super::plan::{Kind, Row};
 use super::promises;
 use super::step::steps;
 use super::tun::lacks_tun;
-use super::{Contestant, Setting, Site, flood, integrity, over_tcp, picture};
+use super::{Contestant, Setting, Site, flood, idle, integrity, over_tcp, picture};
 use crate::machine;
 use crate::report::Report;
 
@@ -47,10 +47,13 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
             Kind::SideBySide(setting) => {
                 side_by_side(world, plan, &contestants, row, setting, &mut report)
             }
-            Kind::Integrity | Kind::Flood if tried.is_empty() => {
+            Kind::Idle | Kind::Integrity | Kind::Flood if tried.is_empty() => {
                 report.note(format!("{} SKIPPED: nobody takes part", row.name));
                 true
             }
+            Kind::Idle => guarded(&mut report, row.name, |report| {
+                idle::row(world, row.name, tried, plan.pace.moment * 2, report);
+            }),
             Kind::Integrity => guarded(&mut report, row.name, |report| {
                 integrity::row(world, row.name, tried, plan.pace.megabytes << 20, report);
             }),

@@ -100,7 +100,7 @@ impl Site {
         for (from, to) in [(&one, &two), (&two, &one)] {
             from.node.enter(|| wait_until_answers(to.underlay()));
         }
-        let daemons = contestant.join(world, tag, [&one, &two], mtu);
+        let daemons = contestant.join(world, [&one, &two], mtu);
         one.pod.enter(|| wait_until_answers(two.pod_address()));
         let iperf = [&one, &two].map(iperf_server);
         Self {

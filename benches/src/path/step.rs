@@ -63,6 +63,9 @@ impl Step {
             Self::LossFree(size) => {
                 let found = search(|rate| carry(site, &load(site, size, rate, pace.probe)));
                 sample(&what, Unit::PerSecond, found.rate);
+                // Then the path might do better, with a sender that can.
+                let limited = f64::from(u8::from(found.is_senders_limit)) * 100.0;
+                sample(&format!("{what}, sender's limit"), Unit::Percent, limited);
             }
             Self::Trips => {
                 let trips = over_udp(site, pace.moment);
