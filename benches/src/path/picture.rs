@@ -51,7 +51,7 @@ pub(super) fn svg(report: &Report) -> String {
             y += BAR * count(figures.len()) + GAP;
         }
     }
-    frame(y, &body)
+    frame(y, &legend(report), &body)
 }
 
 fn figures<'a>(report: &'a Report, row: &str, what: &str) -> Vec<&'a Figure> {
@@ -89,17 +89,25 @@ fn group(top: f64, what: &str, figures: &[&Figure]) -> String {
     drawn
 }
 
-fn frame(bottom: f64, body: &str) -> String {
-    let height = bottom + 10.0;
+/// Of those that took part.
+fn legend(report: &Report) -> String {
     let mut legend = String::new();
     let mut x = 40.0;
     for (contestant, name) in CONTESTANTS {
         let class = contestant.name();
+        if !report.figures.iter().any(|figure| figure.who == class) {
+            continue;
+        }
         legend +=
             &format!("<rect class=\"{class}\" x=\"{x}\" y=\"18\" width=\"11\" height=\"11\"/>");
         legend += &text(x + 16.0, 28.0, "start", "t", name);
         x += 40.0 + 7.0 * count(name.len());
     }
+    legend
+}
+
+fn frame(bottom: f64, legend: &str, body: &str) -> String {
+    let height = bottom + 10.0;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" \
          font-family=\"system-ui, sans-serif\" role=\"img\" \
