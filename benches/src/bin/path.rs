@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 /// Whatever else the machine does then waits for the contestants, who inherit it. A niceness would
-/// not do: the kernel compares those within a session only.
+/// not do: where the kernel groups processes by terminal, it compares those of one group alone.
 fn ask_for_real_time() -> bool {
     let ourselves = std::process::id().to_string();
     let answer = Command::new("chrt")
