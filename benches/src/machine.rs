@@ -4,7 +4,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-pub(crate) fn describe() -> Value {
+/// `packages` are Debian's, whose versions matter, with what to call them.
+pub fn describe(packages: &[(&str, &str)]) -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu
@@ -12,18 +13,19 @@ pub(crate) fn describe() -> Value {
         .find_map(|line| line.strip_prefix("model name"))
         .unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    json!({
+    let mut described = json!({
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "cpu": model.trim_matches([' ', '\t', ':']),
         "cores": cores,
         "load": read("/proc/loadavg").split(' ').next(),
-        "go plugins": package("containernetworking-plugins"),
-        "netavark": package("netavark"),
-        "iptables": package("iptables"),
-    })
+    });
+    for (name, package) in packages {
+        described[*name] = version(package).into();
+    }
+    described
 }
 
-fn package(name: &str) -> String {
+fn version(name: &str) -> String {
     let query = Command::new("dpkg-query")
         .args(["-W", "-f=${Version}", name])
         .output();

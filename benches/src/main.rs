@@ -2,12 +2,10 @@
 //!
 //! `make bench`, or `weft-benches [--quick] [ROW...]`.
 #![allow(clippy::print_stdout, reason = "what it prints is the result")]
-mod machine;
 mod peer;
 mod plot;
 mod process;
 mod record;
-mod report;
 mod rows;
 mod strace;
 
@@ -17,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use weft_benches::{machine, report};
 use weft_netns::{Kind, World};
 
 use crate::report::Report;
@@ -89,6 +88,12 @@ fn measure(bench: &Bench, wanted: &[String]) -> ExitCode {
     }
 }
 
+const PACKAGES: [(&str, &str); 3] = [
+    ("go plugins", "containernetworking-plugins"),
+    ("netavark", "netavark"),
+    ("iptables", "iptables"),
+];
+
 /// A complete run is worth keeping beside the code; any other stays among what is built.
 fn keep(report: &Report, complete: bool) {
     let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -98,7 +103,7 @@ fn keep(report: &Report, complete: bool) {
         benches.with_file_name("target").join("bench-results")
     };
     fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe());
+    let json = report.json(&machine::describe(&PACKAGES));
     let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
     fs::write(dir.join("results.json"), json + "\n").expect("write the results");
     fs::write(dir.join("results.svg"), plot::svg(report)).expect("write the plot");

@@ -1,4 +1,6 @@
 //! The report as a picture: bars on a logarithmic axis, drawn by hand.
+use weft_benches::drawing::{count, text};
+
 use crate::report::{Figure, Report, Unit, number, place_of};
 
 /// The figures worth a bar, and what to call them.
@@ -135,12 +137,6 @@ fn time(milliseconds: f64) -> String {
     format!("{text} {unit}")
 }
 
-fn text(x: f64, y: f64, anchor: &str, class: &str, words: &str) -> String {
-    format!(
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>\n"
-    )
-}
-
 fn frame(bottom: f64, grid: &str, body: &str) -> String {
     let height = bottom + 26.0;
     let mut legend = String::new();
@@ -169,10 +165,6 @@ const STYLE: &str = ".b{fill:#fff}.t{font-size:12px;fill:#24292f}.v{font-size:10
 .g{stroke:#d8dee4}.weft{fill:#0a7f6f}.floor{fill:#9fd8cf}.go{fill:#6e7781}.netavark{fill:#b8bfc6}\
 @media(prefers-color-scheme:dark){.b{fill:#0d1117}.t{fill:#e6edf3}.v{fill:#9198a1}\
 .g{stroke:#30363d}.weft{fill:#2dd4bf}.floor{fill:#1b6f66}.go{fill:#8b949e}.netavark{fill:#565d66}}";
-
-fn count(n: usize) -> f64 {
-    f64::from(u32::try_from(n).unwrap_or(0))
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,59 +3,62 @@ use serde_json::{Value, json};
 
 /// One quantity of one contestant: all its samples.
 #[derive(Clone, Debug)]
-pub(crate) struct Figure {
-    pub(crate) row: &'static str,
-    pub(crate) what: String,
-    pub(crate) who: String,
-    pub(crate) unit: Unit,
-    pub(crate) samples: Samples,
+pub struct Figure {
+    pub row: &'static str,
+    pub what: String,
+    pub who: String,
+    pub unit: Unit,
+    pub samples: Samples,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
+pub enum Unit {
     Milliseconds,
     Kib,
     PerSecond,
     GbitPerSecond,
+    Microseconds,
+    MillisecondsPerGbit,
+    Percent,
     Count,
 }
 
 /// One sentence of the issue, measured.
 #[derive(Clone, Debug)]
-pub(crate) struct Verdict {
-    pub(crate) row: &'static str,
-    pub(crate) claim: String,
-    pub(crate) value: f64,
-    pub(crate) bound: Bound,
+pub struct Verdict {
+    pub row: &'static str,
+    pub claim: String,
+    pub value: f64,
+    pub bound: Bound,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Bound {
+pub enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Samples(Vec<f64>);
+pub struct Samples(Vec<f64>);
 
 #[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) rows: Vec<(&'static str, &'static str)>,
-    pub(crate) figures: Vec<Figure>,
-    pub(crate) verdicts: Vec<Verdict>,
-    pub(crate) notes: Vec<String>,
+pub struct Report {
+    pub rows: Vec<(&'static str, &'static str)>,
+    pub figures: Vec<Figure>,
+    pub verdicts: Vec<Verdict>,
+    pub notes: Vec<String>,
 }
 
 impl Samples {
-    pub(crate) fn push(&mut self, value: f64) {
+    pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    pub(crate) fn min(&self) -> f64 {
+    pub fn min(&self) -> f64 {
         self.0.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    pub(crate) fn median(&self) -> f64 {
+    pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
@@ -85,12 +88,15 @@ impl FromIterator<f64> for Samples {
 }
 
 impl Unit {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
             Self::Kib => "KiB",
             Self::PerSecond => "/s",
             Self::GbitPerSecond => "Gbit/s",
+            Self::Microseconds => "µs",
+            Self::MillisecondsPerGbit => "ms/Gbit",
+            Self::Percent => "%",
             Self::Count => "",
         }
     }
@@ -114,7 +120,7 @@ impl Bound {
 
 impl Report {
     /// Adds a sample to a figure, which begins with its first one.
-    pub(crate) fn sample(&mut self, row: &'static str, what: &str, who: &str, unit: Unit, v: f64) {
+    pub fn sample(&mut self, row: &'static str, what: &str, who: &str, unit: Unit, v: f64) {
         let known = self
             .figures
             .iter_mut()
@@ -131,7 +137,7 @@ impl Report {
         }
     }
 
-    pub(crate) fn median(&self, row: &str, what: &str, who: &str) -> f64 {
+    pub fn median(&self, row: &str, what: &str, who: &str) -> f64 {
         let found = self
             .figures
             .iter()
@@ -140,11 +146,11 @@ impl Report {
     }
 
     /// The median of one contestant over that of another.
-    pub(crate) fn ratio(&self, row: &str, what: &str, who: &str, over: &str) -> f64 {
+    pub fn ratio(&self, row: &str, what: &str, who: &str, over: &str) -> f64 {
         self.median(row, what, who) / self.median(row, what, over)
     }
 
-    pub(crate) fn judge(&mut self, row: &'static str, claim: &str, value: f64, bound: Bound) {
+    pub fn judge(&mut self, row: &'static str, claim: &str, value: f64, bound: Bound) {
         self.verdicts.push(Verdict {
             row,
             claim: claim.to_owned(),
@@ -153,16 +159,16 @@ impl Report {
         });
     }
 
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
+    pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
-    pub(crate) fn all_met(&self) -> bool {
+    pub fn all_met(&self) -> bool {
         self.verdicts.iter().all(Verdict::is_met)
     }
 
     /// The whole report as text.
-    pub(crate) fn table(&self) -> String {
+    pub fn table(&self) -> String {
         let mut text = String::new();
         for (row, title) in &self.rows {
             text += &format!("\n{row}: {title}\n");
@@ -221,7 +227,7 @@ impl Report {
         text
     }
 
-    pub(crate) fn json(&self, machine: &Value) -> Value {
+    pub fn json(&self, machine: &Value) -> Value {
         let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
         let verdicts: Vec<Value> = self.verdicts.iter().map(Verdict::json).collect();
         json!({"machine": machine, "verdicts": verdicts, "figures": figures, "notes": self.notes})
@@ -240,7 +246,7 @@ impl Figure {
 }
 
 impl Verdict {
-    pub(crate) fn is_met(&self) -> bool {
+    pub fn is_met(&self) -> bool {
         self.bound.is_met(self.value)
     }
 
@@ -263,16 +269,27 @@ impl Verdict {
 }
 
 /// The contestants in the order in which they are shown.
-pub(crate) fn place_of(who: &str) -> usize {
-    let order = ["weft", "floor", "go", "netavark"];
-    order
+pub fn place_of(who: &str) -> usize {
+    const ORDER: [&str; 10] = [
+        "weft",
+        "floor",
+        "go",
+        "netavark", // CNI plugins
+        "fast",
+        "plain",
+        "vxlan",
+        "host-gw",
+        "naive",
+        "wireguard", // packet paths
+    ];
+    ORDER
         .iter()
         .position(|known| *known == who)
-        .unwrap_or(order.len())
+        .unwrap_or(ORDER.len())
 }
 
 /// Three significant digits.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,

@@ -1,0 +1,116 @@
+//! What arrives over the packet path is what was sent, and random datagrams do it no harm: on two
+//! real nodes, with the engine's own executable. `weft_benches::path` draws the nodes.
+use std::time::Duration;
+
+use weft_benches::path::flood::{self, Source};
+use weft_benches::path::integrity::RoughPath;
+use weft_benches::path::{Contestant, Family, Setting, Site, Wire};
+use weft_netns::{Need, World, in_world, skip_unless};
+
+const FAST: Contestant = Contestant::Ours("fast");
+const PLAIN: Contestant = Contestant::Ours("plain");
+const TOOLS: [Need; 4] = [
+    Need::Tool("ip"),
+    Need::Tool("nft"),
+    Need::Tool("iperf3"),
+    Need::Tool("ethtool"),
+];
+/// What a program may take and give back meanwhile, in KiB.
+const WAVERING: u64 = 1024;
+
+#[test]
+fn the_kernels_own_path_carries_files_whole_however_rough_it_is() {
+    if skip_unless(&TOOLS) {
+        in_world(|world| files_arrive(world, Contestant::Vxlan, Family::V4, 8));
+    }
+}
+
+#[test]
+fn files_arrive_whole_over_a_path_that_loses_and_disorders_packets() {
+    if skip_unless(&needs()) {
+        in_world(|world| files_arrive(world, FAST, Family::V4, 256));
+    }
+}
+
+#[test]
+fn ipv6_files_arrive_whole_over_a_path_that_loses_and_disorders_packets() {
+    if skip_unless(&needs()) {
+        in_world(|world| files_arrive(world, FAST, Family::V6, 64));
+    }
+}
+
+#[test]
+fn files_arrive_whole_on_the_last_rung_too() {
+    if skip_unless(&needs()) {
+        in_world(|world| files_arrive(world, PLAIN, Family::V4, 32));
+    }
+}
+
+#[test]
+fn random_datagrams_from_a_stranger_neither_harm_nor_grow_the_engine() {
+    if skip_unless(&needs()) {
+        in_world(|world| endures(world, Source::Stranger, Duration::from_secs(4)));
+    }
+}
+
+#[test]
+fn random_datagrams_from_a_peers_address_neither_harm_nor_grow_the_engine() {
+    if skip_unless(&needs()) {
+        in_world(|world| endures(world, Source::Peer, Duration::from_secs(4)));
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_random_datagrams_from_a_stranger() {
+    if skip_unless(&needs()) {
+        in_world(|world| endures(world, Source::Stranger, soak() / 2));
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_random_datagrams_from_a_peers_address() {
+    if skip_unless(&needs()) {
+        in_world(|world| endures(world, Source::Peer, soak() / 2));
+    }
+}
+
+fn files_arrive(world: &World, contestant: Contestant, inner: Family, megabytes: u64) {
+    let asked = std::env::var("WEFT_MEGABYTES").ok();
+    let asked = asked.and_then(|number| number.parse().ok());
+    let path = RoughPath::build(world, "rough", contestant, inner);
+    let transfers = path.carry_files(asked.unwrap_or(megabytes) << 20);
+    // It was rough indeed.
+    assert!(transfers.lost_packets > 0, "{transfers:?}");
+    assert!(transfers.disordered_packets > 0, "{transfers:?}");
+}
+
+/// How much of the traffic is kept is for the benchmark to say: it takes an idle machine.
+fn endures(world: &World, source: Source, time: Duration) {
+    let setting = Setting {
+        wire: Wire::Virtual,
+        inner: Family::V4,
+        outer: Family::V4,
+    };
+    let site = Site::build(world, "site", FAST, setting);
+    let attacker = flood::attacker(world, "site", &site, source);
+    let flooded = flood::endure(&site, &attacker, time, 1);
+    let (before, after) = flooded.memory;
+    assert!(after <= before + WAVERING, "{flooded:?}");
+    let all_flow = flooded.gbit_per_second.iter().all(|(hit, _)| *hit > 0.0);
+    assert!(all_flow, "{flooded:?}");
+}
+
+/// The engine's executable is built with the whole workspace's tests, or by
+/// `cargo build -p weft-dataplane --example node`.
+fn needs() -> Vec<Need> {
+    let executable = FAST.executable().expect("ours is a program");
+    let executable = Need::File(executable.display().to_string().leak());
+    TOOLS.into_iter().chain([executable]).collect()
+}
+
+fn soak() -> Duration {
+    let asked = std::env::var("WEFT_SOAK").ok();
+    Duration::from_secs(asked.and_then(|number| number.parse().ok()).unwrap_or(600))
+}
