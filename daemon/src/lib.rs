@@ -8,6 +8,7 @@ pub mod drift;
 pub mod firewall;
 pub mod interface;
 pub mod kernel;
+pub mod fuzz;
 pub mod lease;
 pub mod options;
 pub mod plan;

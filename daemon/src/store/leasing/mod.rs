@@ -104,6 +104,7 @@ enum Purpose {
 struct Disturbed {
     backoff: Backoff,
     last: Option<Duration>,
+    repeatedly: bool,
     told: Option<String>,
 }
 
@@ -127,6 +128,7 @@ impl Leasing {
             disturbed: Disturbed {
                 backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
                 last: None,
+                repeatedly: false,
                 told: None,
             },
         }
@@ -182,7 +184,9 @@ impl Leasing {
             .disturbed
             .last
             .is_some_and(|last| now.saturating_sub(last) < TOLD_FOR);
-        self.disturbed.told.as_deref().filter(|_| recent)
+        let put_right = self.hold.as_ref().is_some_and(Hold::is_as_wanted);
+        let over = !recent || (put_right && !self.disturbed.repeatedly);
+        self.disturbed.told.as_deref().filter(|_| !over)
     }
 
     /// For how long the store keeps our lease if we are not heard of again. None for a
@@ -433,6 +437,11 @@ impl Hold {
         }
     }
 
+    fn is_as_wanted(&self) -> bool {
+        let stored = self.stored.as_ref();
+        stored.is_some_and(|stored| stored.attrs == self.lease.attrs)
+    }
+
     /// The key is not there.
     fn miss(&mut self, table: &Table, claim: &Claim) -> Option<String> {
         let rival = table.rows().find(|(_, row)| {
@@ -454,7 +463,7 @@ impl Hold {
             return None;
         }
         // Nor is a key ours that cannot be read: others may have had it since we looked.
-        let Some(lease) = ours(claim, row).and(row.lease.as_ref().ok()) else {
+        let Some(lease) = ours(claim, row).and_then(|_| row.lease.as_ref().ok()) else {
             (self.stored, self.occupied) = (None, true);
             self.lost = Some(self.lost_to(row));
             return None;
@@ -533,6 +542,7 @@ impl Disturbed {
             .last
             .is_none_or(|last| now.saturating_sub(last) > QUIET);
         self.last = Some(now);
+        self.repeatedly = !quiet;
         self.told = Some(told);
         if quiet {
             self.backoff.reset();
