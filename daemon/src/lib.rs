@@ -9,6 +9,7 @@ pub mod http;
 pub mod interface;
 pub mod kernel;
 pub mod lease;
+pub mod logging;
 pub mod metrics;
 pub mod options;
 pub mod plan;
