@@ -58,6 +58,7 @@ pub fn run(options: &Options, identity: &Identity) -> Result<(), String> {
 
 /// The daemon's side that waits for many things at once.
 struct Node {
+    board: Board,
     view: watch::Receiver<View>,
     report: watch::Receiver<Report>,
     post: Post,
