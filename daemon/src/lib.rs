@@ -13,3 +13,4 @@ pub mod options;
 pub mod plan;
 pub mod reconcile;
 pub mod store;
+pub mod subnet_file;
