@@ -6,6 +6,7 @@ pub mod device;
 pub mod diff;
 pub mod drift;
 pub mod firewall;
+pub mod identity;
 pub mod interface;
 pub mod kernel;
 pub mod lease;
