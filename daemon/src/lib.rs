@@ -10,6 +10,7 @@ pub mod identity;
 pub mod interface;
 pub mod kernel;
 pub mod lease;
+pub mod lock;
 pub mod options;
 pub mod plan;
 pub mod reconcile;
