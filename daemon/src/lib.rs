@@ -11,6 +11,7 @@ pub mod interface;
 pub mod kernel;
 pub mod lease;
 pub mod lock;
+pub mod notify;
 pub mod options;
 pub mod plan;
 pub mod reconcile;
