@@ -1,6 +1,10 @@
 //! The fuzz targets on a stable compiler, for the tests of the crates that they are of: every
 //! reader is given its seeds, and some thousands of things made of them. The same every time;
 //! `make fuzz` goes further.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy exempts #[test] functions but not their helpers"
+)]
 
 use std::{
     collections::BTreeSet,

@@ -4,9 +4,10 @@ use std::env;
 use std::io::Write;
 use std::process::ExitCode;
 
-use weft_daemon::daemon;
-use weft_daemon::lease::Identity;
+use weft_daemon::lock::Lock;
+use weft_daemon::notify::Notifier;
 use weft_daemon::options::{Command, Options};
+use weft_daemon::{daemon, identity, lock, logging};
 
 fn main() -> ExitCode {
     let command = Options::parse(env::args().skip(1), |name| env::var(name).ok());
@@ -29,11 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_ansi(false)
-        .init();
+    logging::init(options.log);
     for warning in &options.warnings {
         tracing::warn!("{warning}");
     }
@@ -47,17 +44,19 @@ fn start(options: &Options) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), String> {
-    let identity = Identity {
-        machine: format!("{:?}", options.node.machine_id),
-        node: options.node.name.clone().unwrap_or_else(|| "node".into()),
-    };
-    for key in ["ip_forward"] {
-        let key = weft_net::sysctl::Key::new(["net", "ipv4", key]);
-        if let Some(Err(error)) = key.map(|key| key.set("1")) {
-            tracing::warn!("{error}");
-        }
+    // Held until the process ends, however it does.
+    let _lock = Lock::take(&options.run_dir).map_err(|e| e.to_string())?;
+    lock::refuse_beside_flanneld().map_err(|e| e.to_string())?;
+    let notifier = Notifier::open(|name| env::var(name).ok())?;
+    let known = identity::identity(&options.node, &options.state_dir);
+    if let Some(warning) = &known.warning {
+        tracing::warn!("{warning}");
     }
-    daemon::run(options, &identity)
+    let forward = weft_net::sysctl::Key::new(["net", "ipv4", "ip_forward"]);
+    if let Some(Err(error)) = forward.map(|key| key.set("1")) {
+        tracing::warn!("{error}");
+    }
+    daemon::run(options, &known.identity, &notifier)
 }
 
 fn say(to: &mut impl Write, text: &str) {
