@@ -68,6 +68,7 @@ impl Reconciler {
         }
         let was_ours = self.links.of(wanted.family).is_some();
         if was_ours && step != Step::Keep {
+            self.hear_the_rest()?;
             self.blame(&Object::Device(wanted.family));
         }
         device::carry_out(&mut self.rtnl, wanted, &step)?;
@@ -159,6 +160,9 @@ impl Reconciler {
         } else {
             Vec::new()
         };
+        if !drift.is_empty() {
+            self.hear_the_rest().map_err(|e| e.to_string())?;
+        }
         let left_alone = self.judge(&drift);
         self.believed = actual;
         let mut difference = diff(desired, &self.believed);
@@ -239,6 +243,15 @@ impl Reconciler {
             }
         }
         left_alone
+    }
+
+    /// The news that woke us may be the first of several, and the names in the last. What they
+    /// call for is being done.
+    fn hear_the_rest(&mut self) -> weft_net::Result<()> {
+        let dirty = self.dirty;
+        self.listen()?;
+        self.dirty.tables = dirty.tables;
+        Ok(())
     }
 
     /// Tells who took away what was put back.

@@ -108,6 +108,7 @@ pub struct Reconciler {
     /// As they were last seen to.
     devices: Vec<Device>,
     believed: Actual,
+    has_plan: bool,
     /// The tables were read at least once with today's devices.
     knows: bool,
     dirty: Dirty,
@@ -148,6 +149,7 @@ impl Reconciler {
             links_before: Links::default(),
             devices: Vec::new(),
             believed: Actual::default(),
+            has_plan: false,
             knows: false,
             dirty: Dirty::ALL,
             looked: None,
@@ -181,7 +183,7 @@ impl Reconciler {
             if let Some(view) = self.inbox.take() {
                 self.view = view;
                 self.round();
-            } else if self.dirty.any() && self.may_look(now) {
+            } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
         }
@@ -199,11 +201,21 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Until there is something to program, only what could change that counts: the store's
+    /// next view comes by itself.
+    fn is_urgent(&self) -> bool {
+        if self.has_plan {
+            self.dirty.any()
+        } else {
+            self.dirty.ground
+        }
+    }
+
     /// When to wake if nothing happens.
     fn deadline(&self, next_look: Instant) -> Instant {
         let now = Instant::now();
         let mut deadline = next_look;
-        if self.dirty.any() {
+        if self.is_urgent() {
             deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
         }
         if let Some(at) = self.rivalry.next(now) {
@@ -232,13 +244,15 @@ impl Reconciler {
     /// The error says why the node cannot serve; what can be programmed is, all the same.
     fn try_round(&mut self) -> Result<(), String> {
         let may_look = self.may_look(Instant::now());
+        self.has_plan = false;
         let conf = match &self.view.conf {
             None => return Err(waiting("the network's configuration", &self.view)),
             Some(Err(wrong)) => return Err(wrong.clone()),
             Some(Ok(conf)) => Arc::clone(conf),
         };
-        if self.dirty.ground && (may_look || self.standing.is_none()) {
+        if self.standing.is_none() || (self.dirty.ground && may_look) {
             self.dirty.ground = false;
+            self.looked = Some(Instant::now());
             self.stand(&conf)?;
         }
         let Some(standing) = self.standing.clone() else {
@@ -255,6 +269,7 @@ impl Reconciler {
             return Err(waiting("the other nodes' leases", &self.view));
         };
         let desired = self.plan(&conf, &own, &peers, &standing);
+        self.has_plan = true;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
         trouble.map_or(Ok(()), Err)
@@ -284,10 +299,7 @@ impl Reconciler {
                 self.report.note(why);
                 Ok(())
             }
-            Err(why) => {
-                self.dirty.ground = true;
-                Err(why)
-            }
+            Err(why) => Err(why),
         }
     }
 
