@@ -280,6 +280,15 @@ impl Reconciler {
         }
         self.report.hooks = done.hooks;
         self.report.guard = desired.firewall.guard.is_some();
+        if self.settings.wishes.guard && !self.report.guard && !desired.devices.is_empty() {
+            self.report.note(
+                "the peer guard is off: a node publishes an address that its packets do not come \
+                 from, so nobody can be told from a stranger; publish interfaces' own addresses \
+                 to have it back"
+                    .into(),
+            );
+        }
+        self.report.guard_dropped = self.firewall.dropped().unwrap_or_default();
         if done.is_drift {
             self.blame(&Object::Ruleset);
         }

@@ -268,6 +268,9 @@ impl Reconciler {
         let Some(peers) = self.view.peers.clone() else {
             return Err(waiting("the other nodes' leases", &self.view));
         };
+        if matches!(conf.backend, Backend::Udp(_)) {
+            return Err(NO_UDP.into());
+        }
         let desired = self.plan(&conf, &own, &peers, &standing);
         self.has_plan = true;
         self.program(&desired, may_look)?;
@@ -431,6 +434,9 @@ fn waiting(for_what: &str, view: &View) -> String {
     }
 }
 
+const NO_UDP: &str = "the backend udp is not served by this version of weftd: write \
+    {\"Backend\": {\"Type\": \"vxlan\"}} into the configuration (a configuration without a \
+    backend means udp), or host-gw where all nodes are on one link";
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
 const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);
