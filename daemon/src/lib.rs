@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod plan;
+pub mod preflight;
 pub mod reconcile;
 pub mod rfc3339;
 pub mod status;

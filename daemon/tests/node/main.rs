@@ -7,3 +7,4 @@
 
 mod interface;
 mod lock;
+mod preflight;
