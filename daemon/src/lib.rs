@@ -1,5 +1,6 @@
 //! weftd and weft: leases → plan → reconcile.
 
+pub mod cleanup;
 pub mod conf;
 pub mod daemon;
 pub mod device;

@@ -5,6 +5,7 @@
     reason = "clippy exempts #[test] functions but not their helpers"
 )]
 
+mod cleanup;
 mod interface;
 mod lock;
 mod preflight;
