@@ -1,5 +1,6 @@
 //! weftd and weft: leases → plan → reconcile.
 
+pub mod cleanup;
 pub mod conf;
 pub mod daemon;
 pub mod device;
@@ -18,6 +19,7 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod plan;
+pub mod preflight;
 pub mod reconcile;
 pub mod rfc3339;
 pub mod status;
