@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use super::Finding;
-use super::facts::{Facts, networks_in, subnets_of};
+use super::facts::{Facts, networks_by, networks_in, subnets_of};
 
 pub(super) fn runs(facts: &Facts) -> Vec<Finding> {
     let status = match &facts.status {
@@ -111,7 +111,7 @@ pub(super) fn subnet_file(facts: &Facts) -> Vec<Finding> {
         }
         Ok(Some(file)) => file,
     };
-    if subnets_of(file).is_empty() || facts.networks().is_empty() || file.mtu.is_none() {
+    if subnets_of(file).is_empty() || networks_by(file).is_empty() || file.mtu.is_none() {
         return vec![Finding::wrong(
             format!("{path} lacks FLANNEL_NETWORK, FLANNEL_SUBNET or FLANNEL_MTU"),
             why_needed,

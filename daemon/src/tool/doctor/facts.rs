@@ -110,7 +110,7 @@ pub(super) fn subnets_of(file: &Found) -> Vec<IpNetwork> {
     v4.into_iter().chain(v6).collect()
 }
 
-fn networks_by(file: &Found) -> Vec<IpNetwork> {
+pub(super) fn networks_by(file: &Found) -> Vec<IpNetwork> {
     let v4 = file.v4_networks.iter().copied().map(IpNetwork::V4);
     let v6 = file.v6_networks.iter().copied().map(IpNetwork::V6);
     v4.chain(v6).collect()
