@@ -25,3 +25,4 @@ pub mod rfc3339;
 pub mod status;
 pub mod store;
 pub mod subnet_file;
+pub mod tool;

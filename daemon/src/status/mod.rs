@@ -18,6 +18,7 @@ use crate::reconcile::Report;
 use crate::store::{Own, View};
 
 pub use text::Paint;
+pub(crate) use text::tame;
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]

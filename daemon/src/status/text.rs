@@ -250,7 +250,8 @@ impl Page {
     }
 }
 
-fn tame(line: &str) -> String {
+/// A line in which nothing commands a terminal.
+pub(crate) fn tame(line: &str) -> String {
     let harmless = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     line.chars().map(harmless).collect()
 }
