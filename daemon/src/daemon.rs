@@ -17,6 +17,7 @@ use crate::lease::{Identity, Subnets};
 use crate::notify::Notifier;
 use crate::options::{self, Options};
 use crate::plan::{Ground, Wishes};
+use crate::preflight;
 use crate::reconcile::{Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
 use crate::status::{About, Board};
 use crate::store::embedded::Embedded;
@@ -184,7 +185,7 @@ fn settings(options: &Options, identity: Identity) -> Result<Settings, String> {
             forward: options.forward_rules,
             guard: options.peer_guard,
             spared: options.masquerade.exempt.clone(),
-            tunnel_checksums: options.vxlan_checksum != options::Checksum::Off,
+            tunnel_checksums: preflight::tunnel_checksums(options.vxlan_checksum),
             blackhole: options.blackhole_route,
         },
         previous: previous(&options.subnet_file),
@@ -240,16 +241,28 @@ fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
 
 fn choose(options: &Options) -> Choose {
     let wanted = options.interface.clone();
+    let mut chosen: Option<Underlay> = None;
+    let mut is_prepared = false;
     Box::new(move |rtnl, conf| {
-        let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
         let families = Families {
             v4: conf.v4.is_some(),
             v6: conf.v6.is_some(),
         };
-        let underlay = interface::choose(&wanted, families, &landscape)?;
+        if !is_prepared {
+            // What the machine lacks depends on the families, so it is known no sooner.
+            let notes = preflight::prepare(rtnl, families);
+            notes.iter().for_each(|note| tracing::warn!("{note}"));
+            is_prepared = true;
+        }
+        let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
+        let underlay = match &chosen {
+            Some(standing) => interface::choose_again(&wanted, families, &landscape, standing),
+            None => interface::choose(&wanted, families, &landscape),
+        }?;
         if conf.backend == Backend::HostGw {
             interface::check_host_gw(&underlay)?;
         }
+        chosen = Some(underlay.clone());
         Ok(standing(underlay))
     })
 }

@@ -4,16 +4,17 @@ use std::env;
 use std::io::Write;
 use std::process::ExitCode;
 
+use weft_daemon::cleanup::Places;
 use weft_daemon::lock::Lock;
 use weft_daemon::notify::Notifier;
 use weft_daemon::options::{Command, Options};
-use weft_daemon::{daemon, identity, lock, logging};
+use weft_daemon::{cleanup, daemon, identity, lock, logging};
 
 fn main() -> ExitCode {
     let command = Options::parse(env::args().skip(1), |name| env::var(name).ok());
     match command {
         Ok(Command::Run(options)) => start(&options),
-        Ok(Command::Cleanup(_)) => ExitCode::FAILURE,
+        Ok(Command::Cleanup(options)) => clean(&options),
         Ok(Command::Version) => {
             say(&mut std::io::stderr(), env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -52,11 +53,29 @@ fn serve(options: &Options) -> Result<(), String> {
     if let Some(warning) = &known.warning {
         tracing::warn!("{warning}");
     }
-    let forward = weft_net::sysctl::Key::new(["net", "ipv4", "ip_forward"]);
-    if let Some(Err(error)) = forward.map(|key| key.set("1")) {
-        tracing::warn!("{error}");
-    }
     daemon::run(options, &known.identity, &notifier)
+}
+
+fn clean(options: &Options) -> ExitCode {
+    logging::init(options.log);
+    let outcome = match cleanup::clean_up(&Places::from(options)) {
+        Ok(outcome) => outcome,
+        Err(refused) => {
+            tracing::error!("{refused}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for what in &outcome.removed {
+        tracing::info!("removed {what}");
+    }
+    for problem in &outcome.problems {
+        tracing::error!("{problem}");
+    }
+    if outcome.problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn say(to: &mut impl Write, text: &str) {

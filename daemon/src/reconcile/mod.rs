@@ -207,7 +207,7 @@ impl Reconciler {
         if self.has_plan {
             self.dirty.any()
         } else {
-            self.dirty.ground
+            self.dirty.ground && matches!(self.view.conf, Some(Ok(_)))
         }
     }
 
