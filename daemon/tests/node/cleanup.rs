@@ -1,10 +1,11 @@
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use weft_daemon::cleanup::{Outcome, Places, clean_up, clean_up_with};
 use weft_daemon::firewall::{Firewall, Masquerade, Spec};
 use weft_daemon::lock::{Error, Lock};
-use weft_netns::{Watch, World, in_world};
+use weft_netns::{Watch, World, in_world, wait_until};
 
 fn places() -> Places {
     Places {
@@ -155,5 +156,61 @@ fn what_cannot_be_removed_is_told_and_the_rest_goes() {
         assert!(outcome.problems[0].contains("remove /run/flannel/subnet.env"));
         assert_removed(&outcome, "file /run/weft/devices");
         assert_removed(&outcome, "flannel-ipv4");
+    });
+}
+
+#[test]
+fn a_node_that_weftd_has_run_on_is_as_it_was() {
+    in_world(|world| {
+        furnish(world);
+        // On a node that no weftd has run on before, it looks just like one of flanneld's host-gw.
+        world.exec("ip route del 10.5.77.0/24");
+        let leases = world.scratch("leases");
+        fs::create_dir_all(leases.join("subnets")).unwrap();
+        fs::write(
+            leases.join("config"),
+            r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd05::/48",
+                "Backend": {"Type": "vxlan", "VNI": 3}}"#,
+        )
+        .unwrap();
+        fs::write(
+            leases.join("subnets/10.5.2.0-24&fd05:0:0:2::-64"),
+            r#"{"PublicIP": "192.168.90.12", "PublicIPv6": "fd90::12", "BackendType": "vxlan",
+                "BackendData": {"VNI": 3, "VtepMAC": "02:00:00:00:00:02"},
+                "BackendV6Data": {"VNI": 3, "VtepMAC": "02:00:00:00:00:06"}}"#,
+        )
+        .unwrap();
+        let watch = Watch::node().dir("/run/weft");
+        let before = watch.take();
+        let weftd = world.spawn(&format!(
+            "{} -embedded-dir={} -iface=eth0 -ip-masq -ip-blackhole-route -state-dir=/run/weft-state",
+            env!("CARGO_BIN_EXE_weftd"),
+            leases.display()
+        ));
+        wait_until("the node to serve", Duration::from_secs(20), || {
+            Path::new("/run/flannel/subnet.env").exists()
+        });
+        clean_up(&places()).unwrap_err();
+        world.exec(&format!("kill -9 {}", weftd.pid()));
+        assert!(weftd.ends_within(Duration::from_secs(10)));
+        let outcome = clean_up(&places()).unwrap();
+        assert_eq!(outcome.problems, [""; 0]);
+        for what in [
+            "device flannel.3",
+            "device flannel-v6.3",
+            "route 10.5.2.0/24",
+            "route fd05:0:0:2::/64",
+            "flannel-ipv4",
+        ] {
+            assert_removed(&outcome, what);
+        }
+        let difference = before
+            .difference(&watch.take())
+            .except(|fact| fact.contains("sysctl "));
+        assert!(
+            difference.is_empty(),
+            "{difference}\n{}",
+            weftd.said_so_far()
+        );
     });
 }
