@@ -10,7 +10,7 @@ use weft_net::Rtnl;
 use weft_net::route::{Link, Requests, Route, RouteFilter};
 
 use crate::firewall::Firewall;
-use crate::http::SOCKET;
+use crate::http::{BESIDE, SOCKET};
 use crate::kernel::is_our_protocol;
 use crate::lock::{self, Lock};
 use crate::options::Options;
@@ -208,4 +208,4 @@ fn remove_if_empty(dir: &Path) {
 /// Names of the devices of our making: see [`crate::reconcile::Settings::memory`].
 const MEMORY: &str = "devices";
 /// What the parts of the daemon keep in the run directory, besides the lock.
-const RUN_FILES: [&str; 3] = [MEMORY, "devices.new", SOCKET];
+const RUN_FILES: [&str; 4] = [MEMORY, "devices.new", SOCKET, BESIDE];

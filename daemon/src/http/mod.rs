@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 
 use crate::status::Status;
 
-pub use place::{Error, Listener, Place, SOCKET};
+pub use place::{BESIDE, Error, Listener, Place, SOCKET};
 
 /// Serves for as long as the daemon runs. What stands in the way is told, once each time that it
 /// is another thing, and tried again: nothing else waits for it.

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
-use std::process;
 
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,6 +14,8 @@ use tokio::net::{TcpListener, UnixListener};
 
 /// The socket's name in the run directory.
 pub const SOCKET: &str = "weftd.sock";
+/// What it is called before it is there: a killed daemon leaves one at most.
+pub const BESIDE: &str = "weftd.sock.new";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -56,7 +57,7 @@ impl Place {
     /// this one, and nobody meets it before its permissions stand.
     fn listen_unix(&self, path: &Path) -> Result<Listener, Error> {
         self.look_at(path)?;
-        let beside = path.with_file_name(format!("{}.sock", process::id()));
+        let beside = path.with_file_name(BESIDE);
         let made = make_directory_of(path).and_then(|()| {
             remove(&beside)?;
             let listener = unix::UnixListener::bind(&beside)?;

@@ -289,9 +289,9 @@ async fn a_port_that_is_taken_is_told_once_and_served_when_it_is_free() {
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert!(told.try_recv().is_err());
     drop(taken);
-    tokio::time::sleep(LONGEST_PAUSE).await;
-    let stream = TcpStream::connect(address).await.unwrap();
+    tokio::time::sleep(2 * LONGEST_PAUSE).await;
     tokio::time::resume();
+    let stream = TcpStream::connect(address).await.unwrap();
     let answer = talk(stream, b"GET /healthz HTTP/1.1\r\n\r\n").await;
     assert_eq!(parse(&answer).0, 200);
 }

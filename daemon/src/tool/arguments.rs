@@ -8,6 +8,7 @@ use crate::options::distance;
 pub(super) enum Command {
     Status(Options),
     Doctor(Options),
+    Cleanup(Options),
     Version,
     Help(&'static str),
 }
@@ -16,6 +17,7 @@ pub(super) enum Command {
 pub(super) struct Options {
     pub(super) json: bool,
     pub(super) run_dir: PathBuf,
+    pub(super) state_dir: PathBuf,
     pub(super) subnet_file: PathBuf,
     pub(super) conf_dir: PathBuf,
     pub(super) bin_dir: PathBuf,
@@ -32,6 +34,7 @@ pub(super) fn parse(
     match command.as_str() {
         "status" => options(args, env, STATUS_TAKES, Command::Status),
         "doctor" => options(args, env, DOCTOR_TAKES, Command::Doctor),
+        "cleanup" => options(args, env, CLEANUP_TAKES, Command::Cleanup),
         "help" | "-h" | "-help" | "--help" => Ok(Command::Help(HELP)),
         "version" | "-version" | "--version" => Ok(Command::Version),
         unknown => Err(unknown_word("subcommand", unknown, &SUBCOMMANDS)),
@@ -90,6 +93,7 @@ impl Options {
         Self {
             json: false,
             run_dir: path(&["WEFTD_RUN_DIR"], "/run/weft"),
+            state_dir: path(&["WEFTD_STATE_DIR"], "/var/lib/weft"),
             subnet_file: path(
                 &["WEFTD_SUBNET_FILE", "FLANNELD_SUBNET_FILE"],
                 "/run/flannel/subnet.env",
@@ -102,6 +106,7 @@ impl Options {
     fn path(&mut self, name: &str) -> &mut PathBuf {
         match name {
             "run-dir" => &mut self.run_dir,
+            "state-dir" => &mut self.state_dir,
             "subnet-file" => &mut self.subnet_file,
             "conf-dir" => &mut self.conf_dir,
             _ => &mut self.bin_dir,
@@ -118,28 +123,33 @@ fn unknown_word(kind: &str, word: &str, known: &[&str]) -> String {
     }
 }
 
-const SUBCOMMANDS: [&str; 4] = ["status", "doctor", "version", "help"];
+const SUBCOMMANDS: [&str; 5] = ["status", "doctor", "cleanup", "version", "help"];
 const STATUS_TAKES: &[&str] = &["json", "run-dir"];
 const DOCTOR_TAKES: &[&str] = &["json", "run-dir", "subnet-file", "conf-dir", "bin-dir"];
+const CLEANUP_TAKES: &[&str] = &["json", "run-dir", "state-dir", "subnet-file"];
 
 const HELP: &str = "\
 weft tells how this node's overlay network stands.
 
   weft status    what the daemon says of itself: lease, peers, repairs and who made them necessary
   weft doctor    looks for what keeps pods from being reached, and names the command that cures it
+  weft cleanup   removes all that weftd, or flanneld before it, made on this node: stop them first
   weft version
   weft help
 
 Options:
   --json              for programs
-  --run-dir DIR       where weftd's socket is (/run/weft)
-Options of doctor:
+  --run-dir DIR       where weftd's socket and lock are (/run/weft)
+Options of doctor and cleanup:
   --subnet-file FILE  what the flannel plugin reads (/run/flannel/subnet.env)
+Options of cleanup:
+  --state-dir DIR     what weftd keeps (/var/lib/weft)
+Options of doctor:
   --conf-dir DIR      the runtime's CNI configurations (/etc/cni/net.d)
   --bin-dir DIR       the CNI plugins (/opt/cni/bin)
 
-It ends with 0 if all is well, 1 if the doctor finds something wrong, 2 if it was called wrongly,
-3 if no daemon answers.
+It ends with 0 if all is well, 1 if the doctor finds something wrong or something could not be
+removed, 2 if it was called wrongly, 3 if no daemon answers.
 ";
 
 #[cfg(test)]
@@ -182,7 +192,7 @@ mod tests {
             told(&["statsu"]),
             "unknown subcommand \"statsu\": did you mean status?"
         );
-        assert!(told(&["frobnicate"]).contains("there are status, doctor"));
+        assert!(told(&["frobnicate"]).contains("there are status, doctor, cleanup"));
         assert!(told(&["status", "--jsn"]).contains("did you mean json?"));
         assert!(told(&["status", "--bin-dir", "/x"]).contains("unknown option"));
         assert!(told(&["status", "now"]).contains("not expected"));

@@ -1,4 +1,5 @@
-//! `weft`: asks the daemon how it stands, and looks for what keeps a node from working.
+//! `weft`: asks the daemon how it stands, looks for what keeps a node from working, and clears a
+//! node of all that is ours.
 
 mod arguments;
 mod ask;
@@ -7,8 +8,9 @@ mod doctor;
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::cleanup::{self, Outcome, Places};
 use crate::http::SOCKET;
 use arguments::{Command, Options};
 use ask::Silence;
@@ -34,6 +36,7 @@ pub fn run(
         }
         Ok(Command::Status(options)) => status(&options, terminal),
         Ok(Command::Doctor(options)) => examine(&options, terminal),
+        Ok(Command::Cleanup(options)) => clean_up(&options, terminal),
         Err(mistake) => writeln!(terminal.err, "weft: {mistake}").map(|()| MISTAKEN),
     };
     // A reader that goes away (`weft status | head`) has read what it wanted.
@@ -59,6 +62,39 @@ fn examine(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {
         false => doctor::write(&checks, terminal)?,
     }
     Ok(match doctor::is_well(&checks) {
+        true => FINE,
+        false => WRONG,
+    })
+}
+
+fn clean_up(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {
+    let places = Places {
+        subnet_file: options.subnet_file.clone(),
+        run_dir: options.run_dir.clone(),
+        state_dir: options.state_dir.clone(),
+    };
+    let Outcome { removed, problems } = match cleanup::clean_up(&places) {
+        Ok(outcome) => outcome,
+        Err(refusal) => {
+            writeln!(terminal.err, "weft: nothing is removed: {refusal}")?;
+            return Ok(WRONG);
+        }
+    };
+    if options.json {
+        let told = json!({"removed": removed, "problems": problems});
+        writeln!(terminal.out, "{told:#}")?;
+    } else {
+        for thing in &removed {
+            writeln!(terminal.out, "removed {thing}")?;
+        }
+        if removed.is_empty() && problems.is_empty() {
+            writeln!(terminal.out, "there is nothing of weftd's here")?;
+        }
+        for problem in &problems {
+            writeln!(terminal.err, "weft: {problem}")?;
+        }
+    }
+    Ok(match problems.is_empty() {
         true => FINE,
         false => WRONG,
     })

@@ -151,3 +151,35 @@ fn the_doctor_finds_what_is_wrong_with_a_real_node() {
         }
     });
 }
+
+#[test]
+fn cleanup_tells_what_it_removed_and_leaves_the_rest() {
+    in_world(|world| {
+        let node = world.netns("node");
+        node.exec("ip link add flannel.1 type vxlan id 1 dstport 8472");
+        node.exec("ip link add cni0 type bridge");
+        let scratch = Scratch::new();
+        let subnet_file = format!("{}/subnet.env", scratch.text());
+        fs::write(&subnet_file, "FLANNEL_NETWORK=10.5.0.0/16\n").unwrap();
+        let run_dir = format!("{}/run", scratch.text());
+        let state_dir = format!("{}/state", scratch.text());
+        let clean = || {
+            let args = ["cleanup", "--run-dir", &run_dir, "--state-dir", &state_dir];
+            weft(&[&args[..], &["--subnet-file", &subnet_file]].concat())
+        };
+        let said = node.enter(clean);
+        assert_eq!((said.code, said.err.as_str()), (0, ""));
+        assert!(
+            said.out.contains("removed device flannel.1\n"),
+            "{}",
+            said.out
+        );
+        assert!(said.out.contains(&subnet_file), "{}", said.out);
+        node.exec("ip link show cni0");
+        let again = node.enter(clean);
+        assert_eq!(
+            (again.code, again.out.as_str()),
+            (0, "there is nothing of weftd's here\n")
+        );
+    });
+}
