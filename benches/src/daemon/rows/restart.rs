@@ -1,0 +1,176 @@
+//! A restart where all is as it should be: nothing is changed, and nobody notices.
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use weft_benches::report::{Bound, Report, Unit};
+use weft_net::watch::{Filter, RulesetWatch};
+use weft_netns::{Running, wait_for, wait_until};
+
+use crate::Bench;
+use crate::field::Node;
+use crate::listener::Listener;
+use crate::weftd::{self, Leases, Way, Weftd};
+
+pub(super) const NAME: &str = "restart";
+
+const PEERS: u32 = 5000;
+const PATIENCE: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_millis(500);
+const PING_EVERY: &str = "0.005";
+
+pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
+    let field = bench.field();
+    let prefix = field.prefix();
+    field.store().found(&prefix, 0..PEERS);
+    let leases = Leases::Etcd {
+        endpoint: field.endpoint(),
+        prefix,
+    };
+    let nodes = [field.node(), field.node()];
+    let mut listener = Listener::open(&nodes[0].netns);
+    let mut weftd = Weftd::start(&nodes[0], &leases);
+    let other = Weftd::start(&nodes[1], &leases);
+    // The other real node is a peer, too.
+    let all = listener.until(PATIENCE, |heard| heard.all_of(PEERS as usize + 1));
+    assert!(all.is_some(), "{}", weftd.running.said_so_far());
+    other.until_serving(&nodes[1]);
+
+    let ping = start_pings(&nodes);
+    let mut rulesets = nodes[0]
+        .netns
+        .enter(|| RulesetWatch::open(&Filter::default(), &[]));
+    let rulesets = rulesets.as_mut().expect("listen to nftables");
+    for round in 0..bench.rounds(8) {
+        let signal = [Signal::SIGTERM, Signal::SIGKILL][usize::from(round % 2)];
+        let served = inode(&nodes[0]);
+        listener.until_quiet(QUIET, PATIENCE);
+        listener.begin();
+        rulesets.read(&mut Vec::new()).expect("listen to nftables");
+        weftd.stop(signal);
+        weftd = Weftd::start(&nodes[0], &leases);
+        until_served_again(&weftd, &nodes[0], served);
+        let mut told = listener.until_quiet(QUIET, PATIENCE);
+        let mut commits = Vec::new();
+        rulesets.read(&mut commits).expect("listen to nftables");
+        told += commits.len();
+        report.sample(NAME, "changes heard of", "weft", Unit::Count, whole(told));
+    }
+    listener.until_quiet(QUIET, PATIENCE);
+    weftd.stop(Signal::SIGTERM);
+    let said = messages(&nodes[0], &leases);
+    let (sent, received) = summary(ping);
+    report.note(format!(
+        "restart, every netlink message under strace: {said:?}; {received} of {sent} pings answered"
+    ));
+    let changes = said.iter().filter(|kind| !is_question(kind)).count();
+    let heard = report.median(NAME, "changes heard of", "weft");
+    for (claim, value) in [
+        ("changes heard of (routes, neighbours, links, rules)", heard),
+        (
+            "kinds of messages under strace that are no question",
+            whole(changes),
+        ),
+        ("pings lost, one every 5 ms", whole(sent - received)),
+    ] {
+        report.judge(NAME, claim, value, Bound::AtMost(0.0));
+    }
+}
+
+fn start_pings(nodes: &[Node; 2]) -> Running {
+    let far = wait_for("the tunnel has its address", PATIENCE, || {
+        nodes[1].device_address()
+    });
+    let far = far.to_string();
+    wait_until("a ping comes through", PATIENCE, || {
+        let ping = nodes[0].command("ping").args(["-n", "-c1", "-W1", &far]);
+        ping.run().success()
+    });
+    let ping = nodes[0].command("ping");
+    ping.args(["-q", "-n", "-i", PING_EVERY, &far]).spawn()
+}
+
+/// Packets sent, and answers received.
+fn summary(ping: Running) -> (usize, usize) {
+    ping.signal(Signal::SIGINT);
+    let said = ping.finish().stdout;
+    let line = said.lines().find(|line| line.contains("transmitted"));
+    let numbers = line.unwrap_or_default().split(',').map(|part| {
+        let word = part.split_whitespace().next();
+        word.and_then(|word| word.parse().ok()).unwrap_or(0)
+    });
+    let numbers: Vec<usize> = numbers.collect();
+    assert!(numbers.len() > 1 && numbers[0] > 0, "{said}");
+    // The last one is on its way when ping is told to end.
+    (
+        numbers[0].max(numbers[1] + 1) - 1,
+        numbers[1].min(numbers[0] - 1),
+    )
+}
+
+/// A file that takes another's place has a number of its own.
+fn inode(node: &Node) -> Option<(u64, i64)> {
+    let file = fs::metadata(weftd::subnet_file(node)).ok()?;
+    Some((file.ino(), file.mtime_nsec()))
+}
+
+fn until_served_again(weftd: &Weftd, node: &Node, before: Option<(u64, i64)>) {
+    wait_until("weftd serves again", PATIENCE, || {
+        weftd.assert_alive();
+        inode(node) != before
+    });
+}
+
+/// The kinds of netlink messages that a restart sends.
+fn messages(node: &Node, leases: &Leases) -> BTreeSet<String> {
+    let log = node.dir.join("strace");
+    let command = weftd::command(
+        node,
+        leases,
+        Way::Traced {
+            calls: "sendto,sendmsg,sendmmsg",
+            log: &log,
+        },
+    );
+    let served = inode(node);
+    let weftd = Weftd::run(&command);
+    until_served_again(&weftd, node, served);
+    std::thread::sleep(QUIET);
+    weftd.stop(Signal::SIGTERM);
+    kinds(&log)
+}
+
+fn kinds(log: &Path) -> BTreeSet<String> {
+    let log = fs::read(log).expect("read what strace wrote");
+    let log = String::from_utf8_lossy(&log);
+    let after = log.split("nlmsg_type=").skip(1);
+    after
+        .filter_map(|rest| rest.split([',', '}']).next())
+        .map(|kind| kind.trim().to_owned())
+        .collect()
+}
+
+/// How strace calls them: `RTM_GETROUTE`, `NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETTABLE`.
+fn is_question(kind: &str) -> bool {
+    kind.contains("_GET") || kind.contains("nlctrl")
+}
+
+fn whole(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_told_from_changes() {
+        assert!(is_question("RTM_GETROUTE"));
+        assert!(is_question("NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETTABLE"));
+        assert!(!is_question("RTM_NEWROUTE"));
+        assert!(!is_question("NFNL_MSG_BATCH_BEGIN"));
+    }
+}
