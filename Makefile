@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 PLUGINS := bridge host-local portmap loopback flannel
 DESTDIR ?=
 BINDIR ?= /opt/cni/bin
+SBINDIR ?= /usr/local/sbin
 # Where tests record what they had to skip, and why.
 export WEFT_SKIPS ?= $(CURDIR)/target/skips
 # What to measure: rows by name (all without), --quick for an answer within a minute.
@@ -26,6 +27,9 @@ STATIC = $(if $(findstring /,$(shell cc -print-file-name=libc.a)),-C target-feat
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman \
 	etcd-server etcd-client openssl ethtool iperf3 protobuf-compiler libprotobuf-dev
+# What etcd's client is generated with.
+BUILD_PACKAGES := protobuf-compiler libprotobuf-dev
+PATH_PACKAGES := iproute2 nftables ethtool iperf3 util-linux wireguard-go wireguard-tools
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 # What the names of the tests contain that the guest runs.
 TEST_VM ?= vlan del_leaves_the_node what_is_retired a_mapped_port_answers
@@ -35,13 +39,22 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 .PHONY: build
-build: rust ## the static executable, under every plugin's name, in dist/bin
+build: plugins daemon ## everything: the plugins in dist/bin, weftd and weft in dist/sbin
+
+.PHONY: plugins
+plugins: rust ## the static executable, under every plugin's name, in dist/bin
 	@[ -n "$(STATIC)" ] || echo "make: no libc.a on this host: the executable will be dynamic (on Fedora: dnf install glibc-static)" >&2
 	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-plugins
 	@$(call place,$(CURDIR)/dist/bin)
 
+.PHONY: daemon
+daemon: rust ## weftd and weft, with every store, in dist/sbin
+	@$(call packages,$(BUILD_PACKAGES))
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-daemon
+	@mkdir -p dist/sbin && cp target/$(TRIPLE)/release/weftd target/$(TRIPLE)/release/weft dist/sbin/
+
 .PHONY: demo
-demo: build ## two pods on one bridge, in a private world: what happens, step by step
+demo: plugins ## two pods on one bridge, in a private world: what happens, step by step
 	@cargo run --quiet --locked -p weft-netns --bin demo
 
 .PHONY: test
@@ -62,6 +75,14 @@ bench: test-packages build ## ours, the Go plugins, netavark and the floor, side
 	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-benches --bin floor
 	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/floor dist/bench/floor
 	cargo run --quiet --locked --profile measure -p weft-benches -- $(BENCH)
+
+.PHONY: bench-path
+bench-path: rust ## every way between two nodes' pods, side by side
+	@$(call packages,$(PATH_PACKAGES))
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-dataplane --example node
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-benches --bin naive
+	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/examples/node target/$(TRIPLE)/release/naive dist/bench/
+	cargo run --quiet --locked --profile measure -p weft-benches --bin path -- $(BENCH)
 
 .PHONY: fuzz
 fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly
@@ -84,8 +105,12 @@ test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering), in
 	netns-tests/vm/tests $(TEST_VM)
 
 .PHONY: install
-install: build ## the plugins into DESTDIR/BINDIR, each replaced by one rename
+install: build ## the plugins into DESTDIR/BINDIR, the daemon into DESTDIR/SBINDIR, each by one rename
 	@$(call place,$(DESTDIR)$(BINDIR))
+	@mkdir -p "$(DESTDIR)$(SBINDIR)"; for name in weftd weft; do \
+		cp dist/sbin/$$name "$(DESTDIR)$(SBINDIR)/.$$name.new"; \
+		mv -f "$(DESTDIR)$(SBINDIR)/.$$name.new" "$(DESTDIR)$(SBINDIR)/$$name"; \
+	done
 
 .PHONY: clean
 clean: ## what was built

@@ -8,22 +8,28 @@ use std::time::SystemTime;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Interval;
 
 use crate::conf::Backend;
+use crate::http::{self, Place};
 use crate::interface::{self, Families, Landscape, Underlay};
-use crate::lease::Identity;
+use crate::lease::{Identity, Subnets};
+use crate::notify::Notifier;
 use crate::options::{self, Options};
 use crate::plan::{Ground, Wishes};
+use crate::preflight;
 use crate::reconcile::{Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
+use crate::status::{About, Board};
 use crate::store::embedded::Embedded;
 #[cfg(feature = "etcd")]
 use crate::store::etcd::Etcd;
 use crate::store::leased::Leased;
 use crate::store::{Claim, Store, View};
+use crate::subnet_file::{Found, SubnetFile};
 
 /// Runs until it is told to stop. The error is why it could not begin; what it meets later is
 /// told in the status and tried again.
-pub fn run(options: &Options, identity: &Identity) -> Result<(), String> {
+pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Result<(), String> {
     let store = store(options, identity)?;
     let (claims, claim) = watch::channel(None);
     let (views, view) = watch::channel(View::default());
@@ -42,10 +48,21 @@ pub fn run(options: &Options, identity: &Identity) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
-    let node = Node { view, report, post };
+    let board = Board::new(About::starting(
+        env!("CARGO_PKG_VERSION"),
+        options.store.name(),
+        identity.node.clone(),
+    ));
+    let node = Node {
+        board,
+        view,
+        report,
+        post,
+    };
     let ended = runtime.block_on(async {
         tokio::spawn(store.run(claim, views));
-        node.attend().await
+        show(options, &node.board);
+        node.attend(notifier).await
     });
     // A store's call in flight is nothing to wait for.
     runtime.shutdown_background();
@@ -58,34 +75,82 @@ pub fn run(options: &Options, identity: &Identity) -> Result<(), String> {
 
 /// The daemon's side that waits for many things at once.
 struct Node {
+    board: Board,
     view: watch::Receiver<View>,
     report: watch::Receiver<Report>,
     post: Post,
 }
 
 impl Node {
-    async fn attend(mut self) -> Result<(), String> {
+    async fn attend(mut self, notifier: &Notifier) -> Result<(), String> {
         let mut stop = Stop::listen()?;
+        let mut heart = Heart::of(notifier);
+        let mut told_ready = false;
         loop {
             tokio::select! {
                 () = stop.wait() => break,
+                () = heart.beat() => tell(notifier.alive()),
                 changed = self.view.changed() => {
                     if changed.is_err() {
                         return Err("the store's task has ended".into());
                     }
-                    self.post.send(self.view.borrow_and_update().clone());
+                    let view = self.view.borrow_and_update().clone();
+                    self.post.send(view.clone());
+                    self.board.put_view(view);
                 }
                 changed = self.report.changed() => {
                     if changed.is_err() {
                         // The loop has ended, and says why when it is joined.
                         return Ok(());
                     }
+                    let report = self.report.borrow_and_update();
+                    if report.ready.is_ok() && !told_ready {
+                        tell(notifier.ready());
+                        told_ready = true;
+                    }
+                    self.board.put_report(&report);
                 }
             }
         }
         tracing::info!("told to stop; what is programmed stays");
+        tell(notifier.stopping());
         self.post.stop();
         Ok(())
+    }
+}
+
+/// Beats as often as the service manager wants to hear from us; never, if nobody does.
+struct Heart {
+    interval: Option<Interval>,
+}
+
+impl Heart {
+    fn of(notifier: &Notifier) -> Self {
+        Self {
+            interval: notifier.watchdog().map(tokio::time::interval),
+        }
+    }
+
+    async fn beat(&mut self) {
+        match &mut self.interval {
+            Some(interval) => drop(interval.tick().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Who asked to be told and does not listen loses nothing but the news.
+fn tell(told: std::io::Result<()>) {
+    if let Err(error) = told {
+        tracing::warn!("tell the service manager: {error}");
+    }
+}
+
+fn show(options: &Options, board: &Board) {
+    let port = options.health.map(Place::Tcp);
+    for place in port.into_iter().chain([Place::socket_in(&options.run_dir)]) {
+        let told = |error: &http::Error| tracing::warn!("{error}");
+        tokio::spawn(http::serve(place, board.watch(), told));
     }
 }
 
@@ -120,13 +185,24 @@ fn settings(options: &Options, identity: Identity) -> Result<Settings, String> {
             forward: options.forward_rules,
             guard: options.peer_guard,
             spared: options.masquerade.exempt.clone(),
-            tunnel_checksums: options.vxlan_checksum != options::Checksum::Off,
+            tunnel_checksums: preflight::tunnel_checksums(options.vxlan_checksum),
             blackhole: options.blackhole_route,
         },
-        previous: None,
+        previous: previous(&options.subnet_file),
         resync: options.resync,
         memory: options.run_dir.join("devices"),
     })
+}
+
+/// What an earlier run held. Without it any subnet will do.
+fn previous(path: &Path) -> Option<Subnets> {
+    match Found::read(path) {
+        Ok(found) => found.map(|found| found.subnets),
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
 }
 
 fn outbox(
@@ -143,38 +219,34 @@ fn outbox(
 }
 
 fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    if let (Some(pool), Some(own)) = (serving.conf.v4, serving.subnets.v4) {
-        let first = own.nth(1).unwrap_or(own.network());
-        let _ = writeln!(text, "FLANNEL_NETWORK={}", pool.network);
-        let _ = writeln!(text, "FLANNEL_SUBNET={first}/{}", own.prefix());
-    }
-    let _ = writeln!(
-        text,
-        "FLANNEL_MTU={}\nFLANNEL_IPMASQ={}",
-        serving.mtu, serving.masquerade
-    );
-    let beside = path.with_extension("new");
-    path.parent()
-        .map_or(Ok(()), std::fs::create_dir_all)
-        .and_then(|()| std::fs::write(&beside, text))
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|e| format!("write {}: {e}", path.display()))
+    let written = SubnetFile::from(serving).write(path);
+    written.map(drop).map_err(|e| e.to_string())
 }
 
 fn choose(options: &Options) -> Choose {
     let wanted = options.interface.clone();
+    let mut chosen: Option<Underlay> = None;
+    let mut is_prepared = false;
     Box::new(move |rtnl, conf| {
-        let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
         let families = Families {
             v4: conf.v4.is_some(),
             v6: conf.v6.is_some(),
         };
-        let underlay = interface::choose(&wanted, families, &landscape)?;
+        if !is_prepared {
+            // What the machine lacks depends on the families, so it is known no sooner.
+            let notes = preflight::prepare(rtnl, families);
+            notes.iter().for_each(|note| tracing::warn!("{note}"));
+            is_prepared = true;
+        }
+        let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
+        let underlay = match &chosen {
+            Some(standing) => interface::choose_again(&wanted, families, &landscape, standing),
+            None => interface::choose(&wanted, families, &landscape),
+        }?;
         if conf.backend == Backend::HostGw {
             interface::check_host_gw(&underlay)?;
         }
+        chosen = Some(underlay.clone());
         Ok(standing(underlay))
     })
 }

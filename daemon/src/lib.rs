@@ -1,15 +1,28 @@
 //! weftd and weft: leases → plan → reconcile.
 
+pub mod cleanup;
 pub mod conf;
 pub mod daemon;
 pub mod device;
 pub mod diff;
 pub mod drift;
 pub mod firewall;
+pub mod fuzz;
+pub mod http;
+pub mod identity;
 pub mod interface;
 pub mod kernel;
 pub mod lease;
+pub mod lock;
+pub mod logging;
+pub mod metrics;
+pub mod notify;
 pub mod options;
 pub mod plan;
+pub mod preflight;
 pub mod reconcile;
+pub mod rfc3339;
+pub mod status;
 pub mod store;
+pub mod subnet_file;
+pub mod tool;

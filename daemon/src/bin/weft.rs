@@ -1,1 +1,20 @@
-fn main() {}
+//! The operator's tool: see [`weft_daemon::tool`].
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use weft_daemon::tool::{self, Terminal};
+
+fn main() -> ExitCode {
+    let mut out = io::stdout().lock();
+    let mut err = io::stderr().lock();
+    let colours = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut terminal = Terminal {
+        out: &mut out,
+        err: &mut err,
+        colours,
+    };
+    let args = std::env::args().skip(1);
+    let code = tool::run(args, |name| std::env::var(name).ok(), &mut terminal);
+    ExitCode::from(code)
+}

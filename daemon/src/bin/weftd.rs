@@ -4,15 +4,17 @@ use std::env;
 use std::io::Write;
 use std::process::ExitCode;
 
-use weft_daemon::daemon;
-use weft_daemon::lease::Identity;
+use weft_daemon::cleanup::Places;
+use weft_daemon::lock::Lock;
+use weft_daemon::notify::Notifier;
 use weft_daemon::options::{Command, Options};
+use weft_daemon::{cleanup, daemon, identity, lock, logging};
 
 fn main() -> ExitCode {
     let command = Options::parse(env::args().skip(1), |name| env::var(name).ok());
     match command {
         Ok(Command::Run(options)) => start(&options),
-        Ok(Command::Cleanup(_)) => ExitCode::FAILURE,
+        Ok(Command::Cleanup(options)) => clean(&options),
         Ok(Command::Version) => {
             say(&mut std::io::stderr(), env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -29,11 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_ansi(false)
-        .init();
+    logging::init(options.log);
     for warning in &options.warnings {
         tracing::warn!("{warning}");
     }
@@ -47,17 +45,37 @@ fn start(options: &Options) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), String> {
-    let identity = Identity {
-        machine: format!("{:?}", options.node.machine_id),
-        node: options.node.name.clone().unwrap_or_else(|| "node".into()),
-    };
-    for key in ["ip_forward"] {
-        let key = weft_net::sysctl::Key::new(["net", "ipv4", key]);
-        if let Some(Err(error)) = key.map(|key| key.set("1")) {
-            tracing::warn!("{error}");
-        }
+    // Held until the process ends, however it does.
+    let _lock = Lock::take(&options.run_dir).map_err(|e| e.to_string())?;
+    lock::refuse_beside_flanneld().map_err(|e| e.to_string())?;
+    let notifier = Notifier::open(|name| env::var(name).ok())?;
+    let known = identity::identity(&options.node, &options.state_dir);
+    if let Some(warning) = &known.warning {
+        tracing::warn!("{warning}");
     }
-    daemon::run(options, &identity)
+    daemon::run(options, &known.identity, &notifier)
+}
+
+fn clean(options: &Options) -> ExitCode {
+    logging::init(options.log);
+    let outcome = match cleanup::clean_up(&Places::from(options)) {
+        Ok(outcome) => outcome,
+        Err(refused) => {
+            tracing::error!("{refused}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for what in &outcome.removed {
+        tracing::info!("removed {what}");
+    }
+    for problem in &outcome.problems {
+        tracing::error!("{problem}");
+    }
+    if outcome.problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn say(to: &mut impl Write, text: &str) {

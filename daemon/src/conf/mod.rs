@@ -13,6 +13,7 @@ use serde_json::Value;
 use weft_cni::Object;
 
 pub use error::Error;
+pub(crate) use syntax::explain;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConf {
@@ -81,7 +82,7 @@ pub enum Checks {
 
 impl NetConf {
     pub fn parse(text: &str, checks: Checks) -> Result<Self, Error> {
-        let value: Value = serde_json::from_str(text).map_err(|why| syntax::explain(text, &why))?;
+        let value: Value = serde_json::from_str(text).map_err(|why| explain(text, &why))?;
         let conf = Object::of(&value, "").map_err(|_| {
             Error::value("the configuration is not a JSON object", "begin it with {")
         })?;

@@ -3,7 +3,7 @@
 
 use super::Error;
 
-pub(super) fn explain(text: &str, refused: &serde_json::Error) -> Error {
+pub(crate) fn explain(text: &str, refused: &serde_json::Error) -> Error {
     let (at, what, remedy) = first_fault(text).unwrap_or_else(|| {
         let at = offset(text, refused.line(), refused.column());
         (at, refused.to_string(), "correct it there".to_owned())

@@ -68,6 +68,15 @@ impl ForwardHook {
 
     /// What is dropped by what, and what the operator can do.
     pub fn note(&self) -> Option<String> {
+        Some(format!(
+            "{}, and no rule of ours elsewhere can prevent that: {}",
+            self.complaint()?,
+            self.remedy()
+        ))
+    }
+
+    /// What is dropped by what.
+    pub fn complaint(&self) -> Option<String> {
         let (which, by) = match (&self.leaving, &self.arriving) {
             (Passage::Passes, Passage::Passes) => return None,
             (Passage::Dropped(by), Passage::Dropped(_)) => ("from and to pods", by),
@@ -76,12 +85,12 @@ impl ForwardHook {
         };
         let Self { table, chain, .. } = self;
         Some(format!(
-            "forwarded packets {which} are dropped by chain {chain} of table {table} ({by}), and no rule of ours elsewhere can prevent that: {}",
-            self.remedy()
+            "forwarded packets {which} are dropped by chain {chain} of table {table} ({by})"
         ))
     }
 
-    fn remedy(&self) -> String {
+    /// What the operator can do about it.
+    pub fn remedy(&self) -> String {
         let Self {
             table,
             chain,

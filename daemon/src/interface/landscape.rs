@@ -137,7 +137,7 @@ impl Landscape {
     fn by_default(&self, families: Families) -> Result<Pick<'_>, String> {
         let v4 = self.routed(&self.default_v4);
         let v6 = self.routed(&self.default_v6);
-        let none = |family| format!("the main table has no {family} default route that would tell");
+        let none = |family| format!("the main table has no {family} default route to go by");
         match (families.v4, families.v6) {
             (true, true) => {
                 let first4 = v4.first().ok_or_else(|| none("IPv4"))?;

@@ -151,7 +151,7 @@ impl std::fmt::Display for Way<'_> {
             Self::Regex(pattern) => write!(f, "-iface-regex={pattern}"),
             Self::CanReach(address) => write!(f, "-iface-can-reach={address}"),
             Self::Public(flag, address) => write!(f, "{flag}={address}"),
-            Self::Default => write!(f, "no -iface is given"),
+            Self::Default => write!(f, "without -iface"),
         }
     }
 }

@@ -381,7 +381,7 @@ proptest! {
                 prop_assert_eq!(underlay.v4.is_some(), families.v4);
                 prop_assert_eq!(underlay.v6.is_some(), families.v6);
                 let face = land.faces.iter().find(|face| face.index == underlay.index).unwrap();
-                prop_assert!(!face.of_pods || names.iter().any(|name| *name == face.name));
+                prop_assert!(!face.of_pods || names.contains(&face.name));
                 prop_assert!(underlay.v4.is_none_or(|ip| face.addresses.contains(&ip.into())));
                 prop_assert_eq!(choose_again(&wanted, families, &land, &underlay), Ok(underlay));
             }

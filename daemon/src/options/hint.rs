@@ -16,7 +16,7 @@ pub(super) fn for_unknown(name: &str) -> Option<String> {
 }
 
 /// Levenshtein's: letters to add, drop or change.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

@@ -22,6 +22,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 pub use annotation_prefix::annotation_prefix;
+pub(crate) use hint::distance;
 
 use crate::interface::Wanted;
 use flags::{FLAGS, Flag};

@@ -68,6 +68,7 @@ impl Reconciler {
         }
         let was_ours = self.links.of(wanted.family).is_some();
         if was_ours && step != Step::Keep {
+            self.hear_the_rest()?;
             self.blame(&Object::Device(wanted.family));
         }
         device::carry_out(&mut self.rtnl, wanted, &step)?;
@@ -159,6 +160,9 @@ impl Reconciler {
         } else {
             Vec::new()
         };
+        if !drift.is_empty() {
+            self.hear_the_rest().map_err(|e| e.to_string())?;
+        }
         let left_alone = self.judge(&drift);
         self.believed = actual;
         let mut difference = diff(desired, &self.believed);
@@ -241,6 +245,15 @@ impl Reconciler {
         left_alone
     }
 
+    /// The news that woke us may be the first of several, and the names in the last. What they
+    /// call for is being done.
+    fn hear_the_rest(&mut self) -> weft_net::Result<()> {
+        let dirty = self.dirty;
+        self.listen()?;
+        self.dirty.tables = dirty.tables;
+        Ok(())
+    }
+
     /// Tells who took away what was put back.
     fn blame(&mut self, object: &Object) {
         let deed = self.suspects.blame(object, self.links_before);
@@ -249,9 +262,9 @@ impl Reconciler {
         let who = by
             .as_ref()
             .map_or_else(|| "somebody unknown".into(), ToString::to_string);
-        let millis = after.map_or(0, |after| after.as_millis());
+        let back = after.map_or_else(String::new, |after| format!(", back after {after:.1?}"));
         if self.report.tells_each() {
-            tracing::warn!("{object} deleted or changed by {who}, back after {millis} ms");
+            tracing::warn!("{object} deleted or changed by {who}{back}");
         }
         self.report.repaired(object, by, after);
     }
@@ -267,6 +280,15 @@ impl Reconciler {
         }
         self.report.hooks = done.hooks;
         self.report.guard = desired.firewall.guard.is_some();
+        if self.settings.wishes.guard && !self.report.guard && !desired.devices.is_empty() {
+            self.report.note(
+                "the peer guard is off: a node publishes an address that its packets do not come \
+                 from, so nobody can be told from a stranger; publish interfaces' own addresses \
+                 to have it back"
+                    .into(),
+            );
+        }
+        self.report.guard_dropped = self.firewall.dropped().unwrap_or_default();
         if done.is_drift {
             self.blame(&Object::Ruleset);
         }

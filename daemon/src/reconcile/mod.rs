@@ -108,6 +108,7 @@ pub struct Reconciler {
     /// As they were last seen to.
     devices: Vec<Device>,
     believed: Actual,
+    has_plan: bool,
     /// The tables were read at least once with today's devices.
     knows: bool,
     dirty: Dirty,
@@ -148,6 +149,7 @@ impl Reconciler {
             links_before: Links::default(),
             devices: Vec::new(),
             believed: Actual::default(),
+            has_plan: false,
             knows: false,
             dirty: Dirty::ALL,
             looked: None,
@@ -181,7 +183,7 @@ impl Reconciler {
             if let Some(view) = self.inbox.take() {
                 self.view = view;
                 self.round();
-            } else if self.dirty.any() && self.may_look(now) {
+            } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
         }
@@ -199,11 +201,21 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Until there is something to program, only what could change that counts: the store's
+    /// next view comes by itself.
+    fn is_urgent(&self) -> bool {
+        if self.has_plan {
+            self.dirty.any()
+        } else {
+            self.dirty.ground && matches!(self.view.conf, Some(Ok(_)))
+        }
+    }
+
     /// When to wake if nothing happens.
     fn deadline(&self, next_look: Instant) -> Instant {
         let now = Instant::now();
         let mut deadline = next_look;
-        if self.dirty.any() {
+        if self.is_urgent() {
             deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
         }
         if let Some(at) = self.rivalry.next(now) {
@@ -232,13 +244,15 @@ impl Reconciler {
     /// The error says why the node cannot serve; what can be programmed is, all the same.
     fn try_round(&mut self) -> Result<(), String> {
         let may_look = self.may_look(Instant::now());
+        self.has_plan = false;
         let conf = match &self.view.conf {
             None => return Err(waiting("the network's configuration", &self.view)),
             Some(Err(wrong)) => return Err(wrong.clone()),
             Some(Ok(conf)) => Arc::clone(conf),
         };
-        if self.dirty.ground && (may_look || self.standing.is_none()) {
+        if self.standing.is_none() || (self.dirty.ground && may_look) {
             self.dirty.ground = false;
+            self.looked = Some(Instant::now());
             self.stand(&conf)?;
         }
         let Some(standing) = self.standing.clone() else {
@@ -254,7 +268,11 @@ impl Reconciler {
         let Some(peers) = self.view.peers.clone() else {
             return Err(waiting("the other nodes' leases", &self.view));
         };
+        if matches!(conf.backend, Backend::Udp(_)) {
+            return Err(NO_UDP.into());
+        }
         let desired = self.plan(&conf, &own, &peers, &standing);
+        self.has_plan = true;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
         trouble.map_or(Ok(()), Err)
@@ -267,10 +285,10 @@ impl Reconciler {
                     tracing::info!(
                         interface = standing.name,
                         mtu = standing.ground.mtu,
-                        v4 = ?standing.ground.v4,
-                        v6 = ?standing.ground.v6,
-                        public_ip = ?standing.public_ip,
-                        public_ipv6 = ?standing.public_ipv6,
+                        v4 = standing.ground.v4.map(tracing::field::display),
+                        v6 = standing.ground.v6.map(tracing::field::display),
+                        public_ip = standing.public_ip.map(tracing::field::display),
+                        public_ipv6 = standing.public_ipv6.map(tracing::field::display),
                         "the underlay"
                     );
                     self.report.standing = Some(standing.clone());
@@ -284,10 +302,7 @@ impl Reconciler {
                 self.report.note(why);
                 Ok(())
             }
-            Err(why) => {
-                self.dirty.ground = true;
-                Err(why)
-            }
+            Err(why) => Err(why),
         }
     }
 
@@ -419,6 +434,9 @@ fn waiting(for_what: &str, view: &View) -> String {
     }
 }
 
+const NO_UDP: &str = "the backend udp is not served by this version of weftd: write \
+    {\"Backend\": {\"Type\": \"vxlan\"}} into the configuration (a configuration without a \
+    backend means udp), or host-gw where all nodes are on one link";
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
 const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);

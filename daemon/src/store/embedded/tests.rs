@@ -243,6 +243,7 @@ async fn nothing_is_lost_by_who_stops_waiting_and_waits_again() {
     let (mut one, mut two) = (Embedded::open(&scratch.0), Embedded::open(&scratch.0));
     two.list().await.unwrap();
     done(&mut one, put(KEY, Expected::Absent, "{}", Some(60))).await;
+    two.news = Some(News::Anything);
     let locked = one.directory.lock().await.unwrap();
     timeout(Duration::from_millis(50), two.changes())
         .await

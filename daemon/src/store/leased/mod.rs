@@ -285,3 +285,5 @@ const AT_ONCE: usize = 1000;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod troubled;

@@ -13,9 +13,9 @@ use crate::store::embedded::tests::Scratch;
 use crate::store::{Offer, Own, Peers};
 
 /// A node's store, running.
-struct Node {
-    claim: watch::Sender<Option<Claim>>,
-    view: watch::Receiver<View>,
+pub(super) struct Node {
+    pub(super) claim: watch::Sender<Option<Claim>>,
+    pub(super) view: watch::Receiver<View>,
     task: JoinHandle<()>,
 }
 
@@ -24,7 +24,11 @@ impl Node {
         Self::start_over(Embedded::open(&directory.0), claim, seed)
     }
 
-    fn start_over<R: Registry + 'static>(registry: R, claim: Option<Claim>, seed: u64) -> Self {
+    pub(super) fn start_over<R: Registry + 'static>(
+        registry: R,
+        claim: Option<Claim>,
+        seed: u64,
+    ) -> Self {
         let store = Box::new(Leased::new(registry, Duration::from_secs(3600), seed));
         let (claim, claimed) = watch::channel(claim);
         let (sender, view) = watch::channel(View::default());
@@ -32,7 +36,7 @@ impl Node {
         Self { claim, view, task }
     }
 
-    async fn until<T>(&mut self, wanted: impl Fn(&View) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&mut self, wanted: impl Fn(&View) -> Option<T>) -> T {
         let waiting = async {
             loop {
                 let found = wanted(&self.view.borrow_and_update());
@@ -42,11 +46,11 @@ impl Node {
                 }
             }
         };
-        let waited = timeout(Duration::from_secs(20), waiting).await;
+        let waited = timeout(Duration::from_secs(60), waiting).await;
         waited.unwrap_or_else(|_| panic!("still {:?}", *self.view.borrow()))
     }
 
-    async fn until_held(&mut self) -> Subnets {
+    pub(super) async fn until_held(&mut self) -> Subnets {
         self.until(|view| match &view.own {
             Own::Held(lease) => Some(lease.subnets),
             _ => None,
@@ -54,7 +58,7 @@ impl Node {
         .await
     }
 
-    async fn until_peers(&mut self, count: usize) -> Arc<Peers> {
+    pub(super) async fn until_peers(&mut self, count: usize) -> Arc<Peers> {
         self.until(|view| {
             view.peers
                 .clone()
@@ -70,7 +74,7 @@ impl Drop for Node {
     }
 }
 
-fn claim(number: u32) -> Claim {
+pub(super) fn claim(number: u32) -> Claim {
     Claim {
         identity: Identity {
             machine: "m".into(),
@@ -83,6 +87,15 @@ fn claim(number: u32) -> Claim {
         previous: None,
         offer: Offer::HostGw,
     }
+}
+
+/// Of this thread, on which all nodes of a test run.
+fn processor_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        spent.tv_sec.try_into().unwrap(),
+        spent.tv_nsec.try_into().unwrap(),
+    )
 }
 
 /// A directory with a pool of `count` subnets.
@@ -111,7 +124,7 @@ async fn nodes_get_different_subnets_and_see_one_another() {
 #[tokio::test]
 async fn two_hundred_at_once_share_two_hundred_subnets() {
     let scratch = pool(200);
-    let begun = Instant::now();
+    let (begun, worked) = (Instant::now(), processor_time());
     let mut nodes: Vec<Node> = (0..200)
         .map(|n| Node::start(&scratch, Some(claim(n)), n.into()))
         .collect();
@@ -119,10 +132,14 @@ async fn two_hundred_at_once_share_two_hundred_subnets() {
     for node in &mut nodes {
         held.insert(node.until_held().await);
     }
-    let spent = begun.elapsed();
-    println!("200 nodes had 200 subnets after {spent:?}");
+    let worked = processor_time() - worked;
+    println!(
+        "200 nodes had 200 subnets after {:?}, {worked:?} of work",
+        begun.elapsed()
+    );
     assert_eq!(held.len(), 200);
-    assert!(spent < Duration::from_secs(5), "{spent:?}");
+    // A machine with other things to do lengthens the one and not the other.
+    assert!(worked < Duration::from_secs(5), "{worked:?}");
     for node in &mut nodes {
         node.until_peers(199).await;
     }

@@ -5,6 +5,8 @@
 pub mod backoff;
 pub mod choice;
 pub mod dice;
+mod disturbed;
+mod hold;
 pub mod owner;
 pub mod peers;
 pub mod table;
@@ -19,8 +21,10 @@ use crate::store::{Claim, Own};
 use backoff::Backoff;
 use choice::Taken;
 use dice::Dice;
-use owner::{Ours, holder, ours};
-use table::{Row, Table, key_of};
+use disturbed::Disturbed;
+use hold::{Hold, Stored};
+use owner::own_leases;
+use table::{Table, key_of};
 
 #[derive(Debug)]
 pub struct Leasing {
@@ -61,29 +65,6 @@ pub enum Step {
     /// Nothing to do until then, or until something is known that was not.
     Wait(Option<Duration>),
 }
-
-/// The subnets that our pods have. Nothing but the configuration of a later start takes them away.
-#[derive(Debug)]
-struct Hold {
-    key: String,
-    /// As we want it: what the key should say.
-    lease: Arc<Lease>,
-    /// What the key says and its version, as far as we know; None if it is not there or not ours.
-    stored: Option<Stored>,
-    renew_at: Option<Duration>,
-    /// Somebody else has it: who. Until we have it back, not just until it is free.
-    lost: Option<String>,
-    /// Somebody else has it at this very moment.
-    occupied: bool,
-}
-
-#[derive(Debug)]
-struct Stored {
-    version: i64,
-    lasts: bool,
-    attrs: Attrs,
-}
-
 /// A write whose answer is out.
 #[derive(Debug)]
 struct Asked {
@@ -96,15 +77,6 @@ enum Purpose {
     Acquire(Lease),
     Keep(Attrs),
     GiveUp(Subnets),
-}
-
-/// Somebody else writes or deletes our key. The first time it is put right at once; then with
-/// growing patience, so that two who disagree do not write in turns as fast as they can.
-#[derive(Debug)]
-struct Disturbed {
-    backoff: Backoff,
-    last: Option<Duration>,
-    told: Option<String>,
 }
 
 impl Leasing {
@@ -124,11 +96,7 @@ impl Leasing {
             write_at: Duration::ZERO,
             failing: Backoff::new(Duration::from_millis(100), Duration::from_secs(10)),
             losing_races: Backoff::new(Duration::from_millis(4), Duration::from_millis(500)),
-            disturbed: Disturbed {
-                backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
-                last: None,
-                told: None,
-            },
+            disturbed: Disturbed::new(),
         }
     }
 
@@ -178,11 +146,8 @@ impl Leasing {
 
     /// Somebody else writes our key: what to tell.
     pub fn disturbance(&self, now: Duration) -> Option<&str> {
-        let recent = self
-            .disturbed
-            .last
-            .is_some_and(|last| now.saturating_sub(last) < TOLD_FOR);
-        self.disturbed.told.as_deref().filter(|_| recent)
+        let put_right = self.hold.as_ref().is_some_and(Hold::is_as_wanted);
+        self.disturbed.told(put_right, now)
     }
 
     /// For how long the store keeps our lease if we are not heard of again. None for a
@@ -420,159 +385,6 @@ impl Leasing {
     }
 }
 
-impl Hold {
-    /// Follows what the node claims. The MAC addresses stay as they were published.
-    fn aspire(&mut self, claim: &Claim) {
-        let Lease { subnets, attrs } = &*self.lease;
-        let wanted = claim.attrs(*subnets, Some(attrs));
-        if wanted != *attrs {
-            self.lease = Arc::new(Lease {
-                subnets: *subnets,
-                attrs: wanted,
-            });
-        }
-    }
-
-    /// The key is not there.
-    fn miss(&mut self, table: &Table, claim: &Claim) -> Option<String> {
-        let rival = table.rows().find(|(_, row)| {
-            let overlaps = |subnets: &Subnets| subnets.overlaps(&self.lease.subnets);
-            row.subnets.as_ref().is_some_and(overlaps) && ours(claim, row).is_none()
-        });
-        self.occupied = rival.is_some();
-        if let Some((_, row)) = rival {
-            self.lost = Some(self.lost_to(row));
-        }
-        let gone = self.stored.take().is_some() && !self.occupied;
-        gone.then(|| format!("{} was revoked or had expired; it is taken back", self.key))
-    }
-
-    /// The key is there: ours as we know it, ours and changed, or somebody else's.
-    fn compare(&mut self, row: &Row, claim: &Claim) -> Option<String> {
-        let known = self.stored.as_ref();
-        if known.is_some_and(|known| known.version == row.version) {
-            return None;
-        }
-        // Nor is a key ours that cannot be read: others may have had it since we looked.
-        let Some(lease) = ours(claim, row).and(row.lease.as_ref().ok()) else {
-            (self.stored, self.occupied) = (None, true);
-            self.lost = Some(self.lost_to(row));
-            return None;
-        };
-        let found = Stored::of(row, lease);
-        let as_wanted = found.attrs == self.lease.attrs;
-        let foreign = known.is_some_and(|known| !as_wanted && known.attrs != found.attrs);
-        if self.renew_at.is_none() && !found.lasts {
-            // Somebody made a lease of our reservation, and we don't know when it ends.
-            self.renew_at = Some(Duration::ZERO);
-        }
-        self.stored = Some(found);
-        (self.lost, self.occupied) = (None, false);
-        foreign.then(|| {
-            format!(
-                "{} is overwritten by somebody else: does another weftd or flanneld run with this \
-                 node's name and machine-id, or with its public address?",
-                self.key
-            )
-        })
-    }
-
-    fn lost_to(&self, row: &Row) -> String {
-        let subnets = self.lease.subnets;
-        let kept = "the pods here keep it, and it is taken back as soon as it is free";
-        match &row.lease {
-            Ok(lease) => format!(
-                "{subnets} is leased to {}; {kept}; to give it up, drain the node and restart weftd",
-                holder(lease)
-            ),
-            Err(why) => format!(
-                "whose {subnets} is cannot be told, since {why}; {kept}; if no other node uses it, \
-                 delete the key {}",
-                self.key
-            ),
-        }
-    }
-
-    /// What it takes to keep it: nothing, mostly.
-    fn keep(&self, terms: Terms, now: Duration) -> Option<Asked> {
-        let attrs = &self.lease.attrs;
-        let (expected, lasts) = match &self.stored {
-            None if self.occupied => return None,
-            None => (Expected::Absent, false),
-            Some(stored) => {
-                let due = self.renew_at.is_some_and(|at| at <= now);
-                if !due && stored.attrs == *attrs {
-                    return None;
-                }
-                (Expected::Version(stored.version), stored.lasts)
-            }
-        };
-        let expires = (!lasts).then_some(terms.lasts);
-        let change = put(self.key.clone(), expected, attrs, expires);
-        Some(Asked {
-            change,
-            purpose: Purpose::Keep(attrs.clone()),
-        })
-    }
-}
-
-impl Stored {
-    fn of(row: &Row, lease: &Lease) -> Self {
-        Self {
-            version: row.version,
-            lasts: row.lasts,
-            attrs: lease.attrs.clone(),
-        }
-    }
-}
-
-impl Disturbed {
-    /// When to put it right.
-    fn until(&mut self, told: String, now: Duration, dice: &mut Dice) -> Duration {
-        let quiet = self
-            .last
-            .is_none_or(|last| now.saturating_sub(last) > QUIET);
-        self.last = Some(now);
-        self.told = Some(told);
-        if quiet {
-            self.backoff.reset();
-            return now;
-        }
-        now + self.backoff.patient(dice)
-    }
-}
-
-/// A lease in the table that is ours.
-struct OwnLease<'a> {
-    key: &'a str,
-    row: &'a Row,
-    lease: &'a Arc<Lease>,
-    ours: Ours,
-}
-
-impl OwnLease<'_> {
-    /// Pods may still have the previous subnet; a reservation was meant for us.
-    fn rank(&self, claim: &Claim) -> (bool, bool, Ours) {
-        let previous = claim
-            .previous
-            .is_some_and(|previous| previous.v4 == self.lease.subnets.v4);
-        (previous, self.row.lasts, self.ours)
-    }
-}
-
-fn own_leases<'a>(table: &'a Table, claim: &'a Claim) -> impl Iterator<Item = OwnLease<'a>> {
-    table.rows().filter_map(|(key, row)| {
-        let ours = ours(claim, row)?;
-        let lease = row.lease.as_ref().ok()?;
-        Some(OwnLease {
-            key,
-            row,
-            lease,
-            ours,
-        })
-    })
-}
-
 fn put(key: String, expected: Expected, attrs: &Attrs, expires: Option<Duration>) -> Change {
     let value = attrs.to_json();
     Change {
@@ -584,9 +396,6 @@ fn put(key: String, expected: Expected, attrs: &Attrs, expires: Option<Duration>
 
 /// How often an exhausted pool is looked at, even if no change was told.
 const REFRESH: Duration = Duration::from_secs(10);
-/// After so long without a disturbance the next one is the first.
-const QUIET: Duration = Duration::from_secs(60);
-const TOLD_FOR: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod model;

@@ -10,11 +10,12 @@
 //!   not ours by this and belongs to nobody expires by itself within a day.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::lease::{Attrs, Identity, Lease, Subnets};
 use crate::store::Claim;
 
-use super::table::Row;
+use super::table::{Row, Table};
 
 /// How surely it is ours, surest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,4 +79,38 @@ pub fn holder(lease: &Lease) -> String {
         (None, Some(address)) => format!("the node at {address}"),
         (None, None) => "nobody: it is reserved".to_owned(),
     }
+}
+
+/// A lease in the table that is ours.
+pub(super) struct OwnLease<'a> {
+    pub(super) key: &'a str,
+    pub(super) row: &'a Row,
+    pub(super) lease: &'a Arc<Lease>,
+    pub(super) ours: Ours,
+}
+
+impl OwnLease<'_> {
+    /// Pods may still have the previous subnet; a reservation was meant for us.
+    pub(super) fn rank(&self, claim: &Claim) -> (bool, bool, Ours) {
+        let previous = claim
+            .previous
+            .is_some_and(|previous| previous.v4 == self.lease.subnets.v4);
+        (previous, self.row.lasts, self.ours)
+    }
+}
+
+pub(super) fn own_leases<'a>(
+    table: &'a Table,
+    claim: &'a Claim,
+) -> impl Iterator<Item = OwnLease<'a>> {
+    table.rows().filter_map(|(key, row)| {
+        let ours = ours(claim, row)?;
+        let lease = row.lease.as_ref().ok()?;
+        Some(OwnLease {
+            key,
+            row,
+            lease,
+            ours,
+        })
+    })
 }

@@ -1,5 +1,6 @@
 use std::net::Ipv4Addr;
 
+use super::disturbed::TOLD_FOR;
 use super::*;
 use crate::conf::Checks;
 use crate::lease::Identity;

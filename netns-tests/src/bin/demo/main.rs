@@ -1,41 +1,75 @@
-//! `make demo`: two pods on one bridge, in a world that ends with this program.
+//! `make demo`: a cluster of three nodes, in a world that ends with this program.
+//!
+//! ```text
+//! demo ── looks at the machine, waits, looks again
+//!   └─ demo, inside ── namespaces of its own ── tells the story
+//!        └─ weftd × 3, plugins, ip
+//! ```
 #![allow(clippy::print_stdout, reason = "what it prints is the demo")]
-mod drawing;
+mod cluster;
+mod counters;
+mod echo;
+mod files;
+mod journey;
+mod keep;
+mod machine;
+mod node;
+mod paint;
+mod speed;
 mod story;
+mod strip;
+mod upheaval;
+mod weftd;
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
+use nix::sys::signal::{SigSet, Signal};
 use weft_netns::{Kind, World};
 
-/// Set for the second run of this program: the one that enters the world.
-const INSIDE: &str = "WEFT_DEMO_INSIDE";
+use crate::cluster::Backend;
+use crate::machine::{INSIDE, Machine};
 
 fn main() -> ExitCode {
+    // Ctrl-C reaches the whole family; the inner one decides what it ends, and how.
+    stop_signals().thread_block().expect("block signals");
     if std::env::var_os(INSIDE).is_some() {
-        return tell();
+        return inside();
     }
-    let before = host();
+    let (started, before) = (Instant::now(), Machine::look());
+    let mark = format!("{}", std::process::id());
     let this = std::env::current_exe().expect("the path of this program");
     let inside = Command::new(this)
-        .env(INSIDE, "1")
+        .env(INSIDE, &mark)
         .status()
         .expect("start the demo");
-    if !inside.success() {
-        return ExitCode::FAILURE;
+    machine::end_all_marked(&mark);
+    match Machine::look().leftover(&before) {
+        Some(left) => {
+            println!("  {left} is left on your machine");
+            ExitCode::FAILURE
+        }
+        None if inside.success() => {
+            machine::show_untouched(started.elapsed());
+            ExitCode::SUCCESS
+        }
+        None => ExitCode::FAILURE,
     }
-    // Others may change the machine meanwhile; what counts is what we would make.
-    let ours = |seen: &&String| story::NAMES.iter().any(|name| seen.ends_with(name));
-    if let Some(left) = host().difference(&before).find(ours) {
-        println!("{left} is left on your machine");
-        return ExitCode::FAILURE;
-    }
-    println!("    your machine            its links, namespaces and CNI files are as they were\n");
-    ExitCode::SUCCESS
 }
 
-fn tell() -> ExitCode {
+/// What ends the demo early, cleanly.
+fn stop_signals() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+}
+
+fn inside() -> ExitCode {
+    let backend = match Backend::named(&std::env::var("BACKEND").unwrap_or_default()) {
+        Ok(backend) => backend,
+        Err(mistake) => {
+            println!("{mistake}");
+            return ExitCode::FAILURE;
+        }
+    };
     let world = match World::enter(Kind::fitting()) {
         Ok(world) => world,
         Err(e) => {
@@ -46,21 +80,15 @@ fn tell() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    story::tell(&world);
-    ExitCode::SUCCESS
-}
-
-/// What of the machine a CNI plugin could have changed, and anybody may see.
-fn host() -> BTreeSet<String> {
-    let mut seen: BTreeSet<String> = story::links().into_iter().collect();
-    for dir in [
-        "/run/netns",
-        "/var/lib/cni",
-        "/var/lib/cni/networks",
-        "/opt/cni/bin",
-    ] {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        seen.extend(entries.map(|entry| entry.path().display().to_string()));
+    // Not earlier: becoming the root of a user namespace forgets it.
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("tie our life to our parent's");
+    if std::env::var_os(machine::KEEP).is_none_or(|keep| keep.is_empty()) {
+        keep::end_when_told();
     }
-    seen
+    std::panic::set_hook(Box::new(|panic| {
+        let why = panic.payload_as_str().unwrap_or("for an unknown reason");
+        println!("\n\n  {} {why}\n", paint::bad("The demo has failed:"));
+    }));
+    story::tell(&world, backend);
+    ExitCode::SUCCESS
 }

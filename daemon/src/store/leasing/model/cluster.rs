@@ -308,7 +308,10 @@ impl Cluster {
             return;
         }
         let address = self.nodes[at].claim.public_ip.filter(|_| named);
-        let value = address.map_or("{}".to_owned(), |ip| format!("{{\"PublicIP\":\"{ip}\"}}"));
+        let value = address.map_or_else(
+            || "{}".to_owned(),
+            |ip| format!("{{\"PublicIP\":\"{ip}\"}}"),
+        );
         self.world.put(
             &key(subnet),
             &value,

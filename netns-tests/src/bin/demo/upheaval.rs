@@ -1,0 +1,140 @@
+//! What is done to a cluster under traffic, and how it takes it.
+use std::ops::Range;
+
+use weft_netns::Cmd;
+
+use crate::cluster::{Backend, Cluster, Member};
+use crate::paint;
+use crate::strip::{EVERY, LIMIT, Strip};
+use crate::weftd::Weftd;
+
+/// How many pings go by between two troubles.
+const CALM: usize = 60;
+
+/// What the strip showed of one trouble.
+struct Trouble {
+    what: String,
+    pings: Range<usize>,
+    /// The line in which weftd tells who it was, if somebody was.
+    told: Option<String>,
+}
+
+pub(crate) fn show(cluster: &mut Cluster, backend: Backend) {
+    let [first, second, _] = &mut cluster.members[..] else {
+        panic!("the cluster has three nodes");
+    };
+    let (to, way) = (second.pods[0].address(), second.node.subnet());
+    let back = first.node.subnet();
+    println!(
+        "    {} on {} pings {} on {}, every {} ms. {} answered, {} lost (no answer in {} ms)\n",
+        first.pods[0].name,
+        first.node.name,
+        second.pods[0].name,
+        second.node.name,
+        EVERY.as_millis(),
+        paint::good("·"),
+        paint::bad("x"),
+        LIMIT.as_millis(),
+    );
+    let pod = first.pods.remove(0);
+    let mut troubles = Vec::new();
+    let answered = Strip::during(&pod.netns, to, |strip| {
+        strip.let_pass(CALM / 2);
+        troubles.push(kill_both(strip, first, second));
+        troubles.push(delete(
+            strip,
+            first,
+            &format!("ip route del {way}"),
+            &["route", &way],
+        ));
+        troubles.push(match backend {
+            Backend::Vxlan => {
+                let told = ["forwarding entry"];
+                delete(strip, first, "ip link del flannel.1", &told)
+            }
+            Backend::HostGw => delete(
+                strip,
+                second,
+                &format!("ip route del {back}"),
+                &["route", &back],
+            ),
+        });
+    });
+    first.pods.insert(0, pod);
+    println!();
+    for trouble in &troubles {
+        tell(trouble, &answered);
+    }
+    let killed = lost(&answered, &troubles[0].pings);
+    assert!(
+        killed == 0,
+        "{killed} pings were lost although only daemons were killed"
+    );
+    assert!(answered.last() == Some(&true), "{to} answers no more");
+}
+
+fn kill_both(strip: &Strip, first: &mut Member, second: &mut Member) -> Trouble {
+    let from = strip.mark("kill -9: weftd on node-1, weftd on node-2");
+    for member in [&mut *first, &mut *second] {
+        if let Some(weftd) = member.weftd.take() {
+            weftd.kill();
+        }
+    }
+    strip.let_pass(CALM);
+    strip.mark("both are started again");
+    for member in [&mut *first, &mut *second] {
+        member.weftd = Some(Weftd::start(&member.node));
+    }
+    for member in [&*first, &*second] {
+        member.weftd().await_ready(&member.node);
+    }
+    strip.mark("both have looked through the kernel");
+    strip.let_pass(CALM);
+    Trouble {
+        what: "kill -9 of both daemons".to_owned(),
+        pings: from..strip.sent(),
+        told: None,
+    }
+}
+
+/// Somebody at a shell on the node types `line`; weftd repairs it and tells who it was.
+fn delete(strip: &Strip, member: &Member, line: &str, what: &[&str]) -> Trouble {
+    let log = member.weftd().log().len();
+    let from = strip.mark(&format!("{}: {line}", member.node.name));
+    let done = member.node.enter(|| {
+        let mut words = line.split(' ');
+        let typed = Cmd::new(words.next().unwrap_or_default())
+            .args(words)
+            .spawn();
+        let pid = typed.pid();
+        typed.finish().ok();
+        pid
+    });
+    let mut words: Vec<String> = what.iter().map(|word| (*word).to_owned()).collect();
+    words.push(format!("pid {done} (ip)"));
+    let told = member.weftd().await_said(&words, log);
+    strip.let_pass(CALM);
+    Trouble {
+        what: line.to_owned(),
+        pings: from..strip.sent(),
+        told: Some(told),
+    }
+}
+
+fn tell(trouble: &Trouble, answered: &[bool]) {
+    let (lost, of) = (lost(answered, &trouble.pings), trouble.pings.len());
+    let outage = EVERY * u32::try_from(lost).unwrap_or(u32::MAX);
+    let summary = match lost {
+        0 => paint::good(&format!("0 of {of} pings lost")),
+        _ => format!("{lost} of {of} pings lost: {} ms", outage.as_millis()),
+    };
+    println!("    {:<32}{summary}", trouble.what);
+    if let Some(told) = &trouble.told {
+        println!("      {} {told}", paint::dim("weftd:"));
+    }
+}
+
+fn lost(answered: &[bool], pings: &Range<usize>) -> usize {
+    let within = answered.get(pings.clone()).unwrap_or_default();
+    within.iter().filter(|answered| !**answered).count()
+}
