@@ -1,6 +1,7 @@
 //! A node in one line, for benches and for trying things out:
 //! `node --tun NAME --address A/32 --network NET --local OUTER_IP --port P --own SUBNET
-//! [--peer SUBNET=OUTER_IP]... [--rung fast|no-uso|no-gso|plain] [--queues N] [--mtu N]`.
+//! [--peer SUBNET=OUTER_IP]... [--rung fast|no-uso|no-gso|plain] [--queues N] [--mtu N]
+//! [--linger MICROSECONDS]`.
 //! Prints `ready` when packets flow. With `--until-eof` it ends with its input, and prints what it
 //! has counted.
 
@@ -8,6 +9,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use weft_dataplane::{Config, Engine, Notices, Peer, PeerTable, Rungs, Sockets, Stats, Tun};
@@ -28,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         device_addresses: options.addresses.iter().map(IpNetwork::ip).collect(),
         rungs: options.rungs,
         notices,
+        linger: options.linger,
     };
     let table = PeerTable::new(&options.own, options.port, &options.peers);
     let engine = Engine::start(config, tun, sockets, table)?;
@@ -66,6 +69,7 @@ struct Options {
     rungs: Rungs,
     queues: usize,
     mtu: u32,
+    linger: Duration,
     until_eof: bool,
 }
 
@@ -82,6 +86,7 @@ impl Options {
             rungs: Rungs::FAST,
             queues: 1,
             mtu: 1472,
+            linger: Config::default().linger,
             until_eof: false,
         };
         while let Some(word) = words.next() {
@@ -89,7 +94,7 @@ impl Options {
                 options.until_eof = true;
                 continue;
             }
-            let value = words.next().ok_or(format!("{word}: no value"))?;
+            let value = words.next().ok_or_else(|| format!("{word}: no value"))?;
             match word.as_str() {
                 "--tun" => options.tun = value,
                 "--address" => options.addresses.push(value.parse()?),
@@ -100,6 +105,7 @@ impl Options {
                 "--peer" => options.peers.push(peer(&value)?),
                 "--rung" => options.rungs = rungs(&value)?,
                 "--queues" => options.queues = value.parse()?,
+                "--linger" => options.linger = Duration::from_micros(value.parse()?),
                 "--mtu" => options.mtu = value.parse()?,
                 _ => return Err(format!("{word}: unknown").into()),
             }

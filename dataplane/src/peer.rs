@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnetwork::IpNetwork;
@@ -38,6 +38,7 @@ pub(crate) struct Entry {
     pub(crate) to: SockAddr,
     pub(crate) carries_ecn: bool,
     pub(crate) transform: Transform,
+    pub(crate) path: Path,
     pub(crate) counters: Arc<PeerCounters>,
 }
 
@@ -58,6 +59,28 @@ impl Transform {
         }
     }
 }
+
+/// How much the way to a peer takes at a time, as far as the kernel knows.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    /// Without the outer headers; 0 if it was never asked.
+    longest: AtomicU16,
+    asked: AtomicU16,
+}
+
+impl Path {
+    /// The length of the longest packet. The kernel is asked once in a while only: it learns of a
+    /// narrower way from its routers, and forgets that after some minutes.
+    pub(crate) fn longest(&self, ask: impl FnOnce() -> u16) -> u16 {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if asked.is_multiple_of(OFTEN) {
+            self.longest.store(ask(), Ordering::Relaxed);
+        }
+        self.longest.load(Ordering::Relaxed)
+    }
+}
+
+const OFTEN: u16 = 256;
 
 /// Kept over swaps, for a peer that keeps its address.
 #[derive(Debug, Default)]
@@ -95,6 +118,12 @@ impl PeerTable {
         &self.index
     }
 
+    /// The peer that has the destination, and its number.
+    pub(crate) fn find(&self, destination: IpAddr) -> Option<(u32, &Entry)> {
+        let peer = self.index.lookup(destination)?;
+        Some((peer, self.entry(peer)?))
+    }
+
     pub(crate) fn entry(&self, peer: u32) -> Option<&Entry> {
         self.entries.get(peer as usize)
     }
@@ -124,6 +153,7 @@ impl Entry {
             to: SocketAddr::new(peer.address, port).into(),
             carries_ecn: peer.carries_ecn,
             transform: Transform::default(),
+            path: Path::default(),
             counters: Arc::default(),
         }
     }

@@ -65,6 +65,8 @@ impl Default for Rungs {
 pub enum Notice {
     AnswersRefused,
     BuffersSmall,
+    /// Somebody deleted the TUN: the packet threads have ended.
+    DeviceGone,
     GroRefused,
     GsoRefused,
     ReceiveManyRefused,
@@ -76,9 +78,10 @@ pub enum Notice {
 }
 
 impl Notice {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AnswersRefused,
         Self::BuffersSmall,
+        Self::DeviceGone,
         Self::GroRefused,
         Self::GsoRefused,
         Self::ReceiveManyRefused,
@@ -94,6 +97,7 @@ impl Notice {
         match self {
             Self::AnswersRefused => "answers_refused",
             Self::BuffersSmall => "buffers_small",
+            Self::DeviceGone => "device_gone",
             Self::GroRefused => "gro_refused",
             Self::GsoRefused => "gso_refused",
             Self::ReceiveManyRefused => "receive_many_refused",
@@ -116,6 +120,7 @@ impl fmt::Display for Notice {
                 "socket buffers are small (grant CAP_NET_ADMIN or raise net.core.rmem_max): \
                  bursts may be lost"
             }
+            Self::DeviceGone => "the TUN was deleted: no packet moves until it is made again",
             Self::GroRefused => "the kernel has no UDP_GRO (Linux 5.0): packets arrive one by one",
             Self::GsoRefused => {
                 "the way out refuses UDP_SEGMENT (its device lacks checksum offload, or the \

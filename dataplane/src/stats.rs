@@ -151,6 +151,10 @@ impl Counters {
         self.bytes.add(bytes);
     }
 
+    pub(crate) fn packets(&self) -> u64 {
+        self.packets.read()
+    }
+
     pub(crate) fn called(&self, packets: usize) {
         let magnitude = packets.checked_ilog2().unwrap_or(0) as usize;
         self.batches[magnitude.min(BATCH_SIZES - 1)].add(1);

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{Error, Result};
+use crate::peer::Entry;
 use crate::rungs::{Notice, Notices, Rungs};
 use crate::sys;
 
@@ -24,6 +26,14 @@ pub struct Sockets {
 pub(crate) struct Leaving {
     pub(crate) v4: Vec<OwnedFd>,
     pub(crate) v6: Vec<OwnedFd>,
+    /// Never sent from: connected to a peer, they tell how much the way there takes.
+    asking: Mutex<Asking>,
+}
+
+#[derive(Debug, Default)]
+struct Asking {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
 }
 
 impl Sockets {
@@ -57,6 +67,7 @@ impl Sockets {
         for socket in listening.first().into_iter().flatten() {
             let local = local_of(socket)?;
             *leaving.of_mut(local.is_ipv6()) = leaving_from(local.ip(), socket, rungs, notices)?;
+            leaving.ask_from(local.ip());
         }
         Ok(Self { listening, leaving })
     }
@@ -81,6 +92,43 @@ impl Leaving {
         self.of(v6).get(usize::from(number)).map(AsFd::as_fd)
     }
 
+    /// The longest packet that goes to the peer in one piece. Where the answer can make no
+    /// difference to one of `size` bytes, it is not looked for.
+    pub(crate) fn longest_to(&self, peer: &Entry, size: usize) -> u16 {
+        match size {
+            0..SMALL => u16::MAX,
+            _ => peer.path.longest(|| self.ask(peer).unwrap_or(u16::MAX)),
+        }
+    }
+
+    fn ask(&self, peer: &Entry) -> Option<u16> {
+        let asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let (socket, level, name, headers) = match peer.address {
+            IpAddr::V4(_) => (&asking.v4, libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
+            IpAddr::V6(_) => (&asking.v6, libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8),
+        };
+        let socket = socket.as_ref()?;
+        let to = SocketAddr::new(peer.address, DISCARD);
+        rustix::net::connect(socket, &to).ok()?;
+        let mtu = sys::option(socket.as_fd(), level, name).ok()?;
+        Some(u16::try_from(mtu - headers).unwrap_or(u16::MAX))
+    }
+
+    fn ask_from(&mut self, local: IpAddr) {
+        let socket = datagrams(SocketAddr::new(local, 0)).and_then(|socket| {
+            socket.bind(&SocketAddr::new(local, 0).into())?;
+            Ok(OwnedFd::from(socket))
+        });
+        let asking = self
+            .asking
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        match local {
+            IpAddr::V4(_) => asking.v4 = socket.ok(),
+            IpAddr::V6(_) => asking.v6 = socket.ok(),
+        }
+    }
+
     fn of(&self, v6: bool) -> &Vec<OwnedFd> {
         match v6 {
             true => &self.v6,
@@ -100,6 +148,10 @@ impl Leaving {
 const SPREAD: usize = 32;
 /// Room for some dozens of superpackets, which count for more than their bytes.
 const BUFFER: i32 = 4 << 20;
+/// What IPv6 demands of every link, with room for the outer headers: no way is narrower.
+const SMALL: usize = 1280 - 48 + 1;
+/// Any port will do for what is never sent.
+const DISCARD: u16 = 9;
 /// What nobody reads needs no room.
 const NO_BUFFER: usize = 2048;
 /// How long a full way out may hold up the queue behind it.

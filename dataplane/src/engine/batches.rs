@@ -22,6 +22,8 @@ pub(super) struct Batch {
     pub(super) count: usize,
     /// The last one was shorter.
     ended: bool,
+    /// It begins with what was left of a superpacket, so that more of the kind is about to come.
+    waits: bool,
 }
 
 pub(super) struct Batches {
@@ -38,6 +40,8 @@ const LONGEST: usize = 65_507;
 const ROOM: usize = 1 << 16;
 /// As many as one send takes on every kernel.
 const SEGMENTS: usize = 64;
+/// What holds as many is worth a send of its own.
+const FULL_ENOUGH: usize = 16;
 
 impl Batches {
     pub(super) fn new() -> Self {
@@ -81,6 +85,7 @@ impl Batches {
         batch.length += written;
         batch.count += count;
         batch.ended = written < count * batch.size;
+        batch.waits = !batch.ended && plan.count > 1 && batch.count < FULL_ENOUGH;
         count
     }
 
@@ -88,14 +93,11 @@ impl Batches {
         self.open == 0
     }
 
-    /// The batches and their bytes, in the order they were begun.
-    pub(super) fn all(&mut self) -> impl Iterator<Item = (&mut Batch, &mut [u8])> {
-        let bytes = self.bytes.chunks_exact_mut(ROOM);
-        let batches = self.batches[..self.open].iter_mut();
-        batches.zip(bytes).map(|(batch, bytes)| {
-            let length = batch.length;
-            (batch, &mut bytes[..length])
-        })
+    /// Lets no batch wait any longer.
+    pub(super) fn close(&mut self) {
+        for batch in &mut self.batches[..self.open] {
+            batch.waits = false;
+        }
     }
 
     pub(super) fn get(&self, at: usize) -> Option<(&Batch, &[u8])> {
@@ -103,8 +105,25 @@ impl Batches {
         Some((batch, &self.bytes[at * ROOM..at * ROOM + batch.length]))
     }
 
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<(&Batch, &mut [u8])> {
+        let batch = self.batches[..self.open].get(at)?;
+        let bytes = at * ROOM..at * ROOM + batch.length;
+        Some((batch, &mut self.bytes[bytes]))
+    }
+
+    /// Forgets the batches but those that wait.
     pub(super) fn clear(&mut self) {
-        self.open = 0;
+        let mut kept = 0;
+        for at in 0..self.open {
+            let batch = self.batches[at];
+            if batch.waits {
+                let bytes = at * ROOM..at * ROOM + batch.length;
+                self.bytes.copy_within(bytes, kept * ROOM);
+                self.batches[kept] = batch;
+                kept += 1;
+            }
+        }
+        self.open = kept;
     }
 }
 
@@ -120,7 +139,12 @@ impl Batch {
         length: 0,
         count: 0,
         ended: false,
+        waits: false,
     };
+
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
 
     fn takes(&self, size: usize) -> bool {
         !self.ended && size <= self.size && self.count < SEGMENTS && self.length + size <= LONGEST
@@ -137,7 +161,7 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::packet::segment;
-    use crate::packet::virtio::Header;
+    use crate::packet::virtio::{self, Header};
 
     const LANE: Lane = Lane {
         peer: 1,
@@ -159,12 +183,13 @@ mod tests {
         batches.add(lane, &plan, &packet, 0)
     }
 
-    fn shape(batches: &mut Batches) -> Vec<(usize, usize, usize)> {
-        let shape = |(batch, bytes): (&mut Batch, &mut [u8])| {
+    fn shape(batches: &Batches) -> Vec<(usize, usize, usize)> {
+        let shape = |(batch, bytes): (&Batch, &[u8])| {
             assert_eq!(batch.length, bytes.len());
             (batch.size, batch.count, batch.length)
         };
-        batches.all().map(shape).collect()
+        let all = (0..).map_while(|at| batches.get(at).map(shape));
+        all.collect()
     }
 
     #[test]
@@ -173,10 +198,7 @@ mod tests {
         for length in [100, 100, 60, 60, 100] {
             assert_eq!(add(&mut batches, LANE, length), 1);
         }
-        assert_eq!(
-            shape(&mut batches),
-            [(100, 3, 260), (60, 1, 60), (100, 1, 100)]
-        );
+        assert_eq!(shape(&batches), [(100, 3, 260), (60, 1, 60), (100, 1, 100)]);
     }
 
     #[test]
@@ -186,7 +208,7 @@ mod tests {
         for lane in [LANE, other, LANE, other] {
             add(&mut batches, lane, 100);
         }
-        assert_eq!(shape(&mut batches), [(100, 2, 200), (100, 2, 200)]);
+        assert_eq!(shape(&batches), [(100, 2, 200), (100, 2, 200)]);
     }
 
     #[test]
@@ -195,15 +217,12 @@ mod tests {
         for _ in 0..65 {
             add(&mut batches, LANE, 100);
         }
-        assert_eq!(shape(&mut batches), [(100, 64, 6400), (100, 1, 100)]);
+        assert_eq!(shape(&batches), [(100, 64, 6400), (100, 1, 100)]);
         batches.clear();
         for _ in 0..45 {
             add(&mut batches, LANE, 1472);
         }
-        assert_eq!(
-            shape(&mut batches),
-            [(1472, 44, 44 * 1472), (1472, 1, 1472)]
-        );
+        assert_eq!(shape(&batches), [(1472, 44, 44 * 1472), (1472, 1, 1472)]);
     }
 
     #[test]
@@ -215,5 +234,50 @@ mod tests {
         let new = Lane { socket: 99, ..LANE };
         assert_eq!(add(&mut batches, new, 100), 0);
         assert_eq!(add(&mut batches, Lane { socket: 0, ..LANE }, 100), 1);
+    }
+
+    /// A TCP superpacket of full segments.
+    fn superpacket(segments: u16) -> (Header, Vec<u8>) {
+        let mut packet = packet(40 + segments * 1000);
+        packet[9] = 6;
+        packet[32] = 5 << 4;
+        let header = Header {
+            gso_type: virtio::GSO_TCPV4,
+            gso_size: 1000,
+            ..Header::default()
+        };
+        (header, packet)
+    }
+
+    #[test]
+    fn the_rest_of_a_superpacket_waits_for_the_next_one() {
+        let mut batches = Batches::new();
+        let (header, bytes) = superpacket(65);
+        let plan = segment::plan(&header, &bytes).unwrap();
+        assert_eq!(batches.add(LANE, &plan, &bytes, 0), 62);
+        assert_eq!(batches.add(LANE, &plan, &bytes, 62), 3);
+        let waits = |batches: &Batches, at| batches.get(at).unwrap().0.waits();
+        assert!(!waits(&batches, 0) && waits(&batches, 1));
+        let rest = batches.get(1).unwrap().1.to_vec();
+        batches.clear();
+        assert_eq!(shape(&batches), [(1040, 3, 3120)]);
+        assert_eq!(batches.get(0).unwrap().1, rest);
+        batches.close();
+        batches.clear();
+        assert!(batches.is_empty());
+    }
+
+    #[test]
+    fn what_ends_in_a_short_packet_does_not_wait() {
+        let mut batches = Batches::new();
+        let (header, mut bytes) = superpacket(3);
+        bytes.truncate(2540);
+        let length = 2540_u16;
+        bytes[2..4].copy_from_slice(&length.to_be_bytes());
+        let plan = segment::plan(&header, &bytes).unwrap();
+        assert_eq!(batches.add(LANE, &plan, &bytes, 0), 3);
+        add(&mut batches, Lane { socket: 9, ..LANE }, 100);
+        batches.clear();
+        assert!(batches.is_empty());
     }
 }

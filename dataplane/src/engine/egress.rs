@@ -1,25 +1,28 @@
 //! From the pods to the peers: superpackets are cut straight into the batches that leave.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use super::Shared;
 use super::answer::Reason;
 use super::batches::{Batches, Lane};
+use super::linger::{Linger, Way};
 use super::post::Post;
 use super::wait::{Woken, wait};
+use super::{Queue, Shared};
 use crate::packet::inner::Inner;
 use crate::packet::segment;
 use crate::packet::virtio::Header;
 use crate::packet::{Malformed, hop};
-use crate::peer::{PeerTable, View};
+use crate::peer::{Entry, View};
+use crate::rungs::Notice;
 use crate::stats::{Counters, Drop};
 use crate::tun::Offloads;
 
 pub(super) struct Egress<'a> {
     shared: &'a Shared,
-    tun: BorrowedFd<'a>,
+    queue: &'a Queue,
     counters: &'a Counters,
     vnet_header: bool,
     view: View,
@@ -29,9 +32,10 @@ pub(super) struct Egress<'a> {
     post: Post<'a>,
 }
 
-/// What a read from the TUN came to.
-enum Read {
-    Packet(usize),
+/// What a look at the TUN came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Moved,
     Nothing,
     /// The device was deleted.
     Gone,
@@ -40,49 +44,64 @@ enum Read {
 impl<'a> Egress<'a> {
     pub(super) fn new(
         shared: &'a Shared,
-        queue: usize,
+        queue: &'a Queue,
         offloads: Offloads,
         counters: &'a Counters,
     ) -> Self {
         Self {
             shared,
-            tun: shared.queues[queue].as_fd(),
+            queue,
             counters,
             vnet_header: offloads.vnet_header,
             view: shared.view(),
             read: vec![0; LONGEST_READ].into_boxed_slice(),
             batches: Batches::new(),
-            post: shared.post(),
+            post: Post::new(&shared.leaving, &shared.footing, counters),
         }
     }
 
     pub(super) fn run(mut self) {
-        while wait(&[self.tun], self.shared.stop.as_fd()) == Woken::Ready {
-            if !self.drain() {
-                return;
+        let mut linger = Linger::new(self.shared.linger);
+        while wait(&[self.tun()], self.shared.stop.as_fd()) == Woken::Ready {
+            linger.woken();
+            for _ in 0..ROUNDS {
+                match self.drain() {
+                    // Whoever has packets for us may have waited for this processor.
+                    Look::Moved => rustix::thread::sched_yield(),
+                    Look::Nothing => break,
+                    Look::Gone => return self.shared.footing.notices.give(Notice::DeviceGone),
+                }
             }
+            linger.stay(&self.queue.pace, || self.drain() == Look::Moved);
         }
     }
 
-    /// Moves packets until there are none; `false` when there will never be any more.
-    fn drain(&mut self) -> bool {
+    /// Moves packets until there are none. What was left of a superpacket stays until then, and
+    /// is sent by the look that finds nothing.
+    fn drain(&mut self) -> Look {
+        let before = self.counters.packets();
+        let mut look = Look::Nothing;
         for _ in 0..READS {
-            match self.read() {
-                Read::Packet(length) => self.take(length),
-                Read::Nothing => break,
-                Read::Gone => return false,
+            match rustix::io::read(self.queue.tun.as_fd(), &mut *self.read) {
+                Ok(length) => self.take(length),
+                Err(Errno::BADFD | Errno::BADF) => return Look::Gone,
+                Err(_) => break,
             }
+            look = Look::Moved;
         }
-        self.flush();
-        true
-    }
-
-    fn read(&mut self) -> Read {
-        match rustix::io::read(self.tun, &mut *self.read) {
-            Ok(length) => Read::Packet(length),
-            Err(Errno::BADFD | Errno::BADF) => Read::Gone,
-            Err(_) => Read::Nothing,
+        if look == Look::Nothing {
+            self.batches.close();
         }
+        self.post.send(&mut self.batches, self.view.table());
+        let packets = self.counters.packets().wrapping_sub(before);
+        if look == Look::Moved {
+            self.queue.pace.note(Way::Out, packets);
+        }
+        // Peers' numbers may change only while no packet is on its way.
+        if self.batches.is_empty() {
+            self.view.refresh();
+        }
+        look
     }
 
     fn take(&mut self, length: usize) {
@@ -93,76 +112,85 @@ impl<'a> Egress<'a> {
             },
             false => (Header::default(), 0),
         };
-        let outcome = self.forward(&header, start..length);
-        if let Err(why) = outcome {
+        if let Err(why) = self.forward(&header, start..length) {
             self.drop(why);
         }
     }
 
-    fn forward(&mut self, header: &Header, at: std::ops::Range<usize>) -> Result<(), Drop> {
+    fn forward(&mut self, header: &Header, at: Range<usize>) -> Result<(), Drop> {
         let packet = &mut self.read[at];
         let inner = Inner::parse(packet).map_err(Drop::Malformed)?;
         let table = self.view.table();
-        let Some(peer) = table.index().lookup(inner.dst) else {
-            return Err(self.refuse(Reason::NoPeer, &inner));
-        };
-        if !hop::decrement(packet) {
-            return Err(self.refuse(Reason::Expired, &inner));
+        let (number, peer) = table
+            .find(inner.dst)
+            .ok_or_else(|| refuse(self.shared, self.counters, Reason::NoPeer, &inner, packet))?;
+        if inner.ttl <= 1 || !hop::decrement(packet) {
+            let reason = Reason::Expired;
+            return Err(refuse(self.shared, self.counters, reason, &inner, packet));
         }
-        let lane = lane(self.shared, table, peer, &inner)?;
         let plan = segment::plan_parsed(header, &inner, packet).map_err(Drop::Malformed)?;
+        let most = self.shared.leaving.longest_to(peer, plan.size);
+        if plan.size > usize::from(most) && !inner.may_fragment {
+            let reason = Reason::TooBig(most);
+            return Err(refuse(self.shared, self.counters, reason, &inner, packet));
+        }
+        let lane = lane(self.shared, number, peer, &inner)?;
         let mut next = 0;
         while next < plan.count {
             match self.batches.add(lane, &plan, packet, next) {
                 0 if self.batches.is_empty() => return Err(Drop::TooBig),
-                0 => self.post.flush(&mut self.batches, table, self.counters),
+                0 => {
+                    self.batches.close();
+                    self.post.send(&mut self.batches, table);
+                }
                 taken => next += taken,
             }
         }
         Ok(())
     }
 
-    fn refuse(&self, reason: Reason, inner: &Inner) -> Drop {
-        let start = match self.vnet_header {
-            true => Header::LENGTH,
-            false => 0,
-        };
-        let packet = &self.read[start..start + inner.length];
-        if self.shared.answers.answer(reason, inner, packet) {
-            self.counters.answered();
-        }
-        match reason {
-            Reason::Expired => Drop::Expired,
-            Reason::NoPeer => Drop::NoPeer,
-            Reason::TooBig(_) => Drop::TooBig,
-        }
-    }
-
     fn drop(&self, why: Drop) {
         self.counters.dropped(why, 1);
     }
 
-    /// Only here, with nothing on its way, do the peers' numbers change.
-    fn flush(&mut self) {
-        let table = self.view.table();
-        self.post.flush(&mut self.batches, table, self.counters);
-        self.view.refresh();
+    fn tun(&self) -> BorrowedFd<'a> {
+        self.queue.tun.as_fd()
     }
 }
 
-fn lane(shared: &Shared, table: &PeerTable, peer: u32, inner: &Inner) -> Result<Lane, Drop> {
-    let entry = table.entry(peer).ok_or(Drop::NoPeer)?;
-    let v6 = entry.address.is_ipv6();
+fn refuse(
+    shared: &Shared,
+    counters: &Counters,
+    reason: Reason,
+    inner: &Inner,
+    packet: &[u8],
+) -> Drop {
+    if shared.answers.answer(reason, inner, packet) {
+        counters.answered();
+    }
+    match reason {
+        Reason::Expired => Drop::Expired,
+        Reason::NoPeer => Drop::NoPeer,
+        Reason::TooBig(_) => Drop::TooBig,
+    }
+}
+
+fn lane(shared: &Shared, number: u32, peer: &Entry, inner: &Inner) -> Result<Lane, Drop> {
+    let v6 = peer.address.is_ipv6();
     let socket = shared.leaving.choose(v6, inner.flow_hash());
     Ok(Lane {
-        peer,
+        peer: number,
         v6,
         socket: socket.ok_or(Drop::NoSocket)?,
-        tos: if entry.carries_ecn { inner.ecn() } else { 0 },
+        // A mark that the other end would lose is none.
+        tos: if peer.carries_ecn { inner.ecn() } else { 0 },
     })
 }
 
 /// A header and the longest packet there is.
 const LONGEST_READ: usize = Header::LENGTH + 65_535;
-/// How many reads there are at most before what they brought is sent.
+/// How many reads there are at most before what they brought is sent: as many small packets as
+/// one send takes.
 const READS: usize = 64;
+/// How many times that goes on without a look at whether all is to end.
+const ROUNDS: usize = 64;

@@ -4,6 +4,7 @@ mod answer;
 mod batches;
 mod egress;
 mod ingress;
+mod linger;
 mod post;
 mod wait;
 
@@ -11,28 +12,48 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::EventfdFlags;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::peer::{PeerTable, Place, View};
 use crate::rungs::{Footing, Notices, Rungs};
 use crate::stats::{Counters, Direction, PeerStats, Stats};
-use crate::tun::Tun;
+use crate::tun::{Offloads, Tun};
 use crate::udp::{Leaving, Sockets};
 use answer::Answers;
 use egress::Egress;
 use ingress::Ingress;
-use post::Post;
+use linger::Pace;
 
 /// What an engine needs beside its devices and its peers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The TUN's own addresses: ICMP errors come from there.
     pub device_addresses: Vec<IpAddr>,
     pub rungs: Rungs,
     pub notices: Notices,
+    /// How long a thread may look for more before it sleeps, giving way to all others meanwhile:
+    /// it does so only while few packets come in quick succession. Zero lets it sleep at once,
+    /// for a processor's sake and at the expense of round trips.
+    pub linger: Duration,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            device_addresses: Vec::new(),
+            rungs: Rungs::default(),
+            notices: Notices::default(),
+            linger: LINGER,
+        }
+    }
+}
+
+/// Longer than a round trip within a data centre.
+const LINGER: Duration = Duration::from_micros(100);
 
 /// Packets move as long as this value lives.
 #[derive(Debug)]
@@ -60,10 +81,18 @@ struct Shared {
     footing: Footing,
     leaving: Leaving,
     answers: Answers,
-    queues: Vec<OwnedFd>,
-    listening: Vec<Vec<OwnedFd>>,
+    queues: Vec<Queue>,
+    linger: Duration,
     /// Readable when all is to end.
     stop: OwnedFd,
+}
+
+/// What a pair of threads works on.
+#[derive(Debug)]
+struct Queue {
+    tun: OwnedFd,
+    listening: Vec<OwnedFd>,
+    pace: Pace,
 }
 
 impl Engine {
@@ -72,13 +101,22 @@ impl Engine {
         let offloads = tun.offloads();
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|why| Error::new("make an event to stop the packet threads by", why))?;
+        let queues = tun.into_queues();
+        if queues.len() != sockets.listening.len() {
+            let (queues, sockets) = (queues.len(), sockets.listening.len());
+            let doing = format!("pair {queues} TUN queues with sockets for {sockets}");
+            return Err(Error::new(doing, Errno::INVAL));
+        }
+        let pairs = queues.into_iter().zip(sockets.listening);
         let shared = Arc::new(Shared {
             place: Arc::new(Place::new(peers)),
             answers: Answers::new(&config.device_addresses, &config.notices),
             footing: Footing::new(config.rungs, config.notices),
             leaving: sockets.leaving,
-            queues: tun.into_queues(),
-            listening: sockets.listening,
+            queues: pairs
+                .map(|(tun, listening)| Queue::new(tun, listening))
+                .collect(),
+            linger: config.linger,
             stop,
         });
         let mut engine = Self {
@@ -87,21 +125,8 @@ impl Engine {
             sent: Vec::new(),
             received: Vec::new(),
         };
-        for queue in 0..engine.shared.queues.len() {
-            let counters = Arc::<Counters>::default();
-            engine.sent.push(Arc::clone(&counters));
-            let shared = Arc::clone(&engine.shared);
-            engine.spawn(format!("weft-out-{queue}"), move || {
-                Egress::new(&shared, queue, offloads, &counters).run();
-            })?;
-        }
-        for queue in 0..engine.shared.listening.len() {
-            let counters = Arc::<Counters>::default();
-            engine.received.push(Arc::clone(&counters));
-            let shared = Arc::clone(&engine.shared);
-            engine.spawn(format!("weft-in-{queue}"), move || {
-                Ingress::new(&shared, queue, offloads, &counters).run();
-            })?;
+        for number in 0..engine.shared.queues.len() {
+            engine.spawn_pair(number, offloads)?;
         }
         Ok(engine)
     }
@@ -132,22 +157,38 @@ impl Engine {
 
     /// Copies of the descriptors, for a successor that starts before this engine stops.
     pub fn fds(&self) -> Result<Fds> {
-        let clone = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect();
-        let fds = || -> std::io::Result<Fds> {
-            let listening = self.shared.listening.iter();
-            Ok(Fds {
-                queues: clone(&self.shared.queues)?,
-                listening: listening
-                    .map(|queue| clone(queue))
-                    .collect::<std::io::Result<_>>()?,
-            })
+        let copy = || -> std::io::Result<Fds> {
+            let mut fds = Fds {
+                queues: Vec::new(),
+                listening: Vec::new(),
+            };
+            for queue in &self.shared.queues {
+                fds.queues.push(queue.tun.try_clone()?);
+                let sockets = queue.listening.iter().map(OwnedFd::try_clone);
+                fds.listening.push(sockets.collect::<std::io::Result<_>>()?);
+            }
+            Ok(fds)
         };
-        fds().map_err(|why| Error::new("duplicate the descriptors of the packet path", why))
+        copy().map_err(|why| Error::new("duplicate the descriptors of the packet path", why))
     }
 
     /// Ends the threads, once they have sent on what they have taken.
     pub fn stop(self) -> Result<Fds> {
         self.fds()
+    }
+
+    fn spawn_pair(&mut self, number: usize, offloads: Offloads) -> Result<()> {
+        let (sent, received) = (Arc::<Counters>::default(), Arc::<Counters>::default());
+        self.sent.push(Arc::clone(&sent));
+        self.received.push(Arc::clone(&received));
+        let shared = Arc::clone(&self.shared);
+        self.spawn(format!("weft-out-{number}"), move || {
+            Egress::new(&shared, &shared.queues[number], offloads, &sent).run();
+        })?;
+        let shared = Arc::clone(&self.shared);
+        self.spawn(format!("weft-in-{number}"), move || {
+            Ingress::new(&shared, &shared.queues[number], offloads, &received).run();
+        })
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -189,8 +230,14 @@ impl Shared {
     fn view(&self) -> View {
         View::new(Arc::clone(&self.place))
     }
+}
 
-    fn post(&self) -> Post<'_> {
-        Post::new(&self.leaving, &self.footing)
+impl Queue {
+    fn new(tun: OwnedFd, listening: Vec<OwnedFd>) -> Self {
+        Self {
+            tun,
+            listening,
+            pace: Pace::default(),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::batches::{Batch, Batches};
-use crate::peer::PeerTable;
+use crate::peer::{Entry, PeerTable};
 use crate::rungs::Footing;
 use crate::stats::{Counters, Drop};
 use crate::sys::{self, Message};
@@ -16,81 +16,94 @@ use crate::udp::Leaving;
 pub(super) struct Post<'a> {
     leaving: &'a Leaving,
     footing: &'a Footing,
+    counters: &'a Counters,
 }
 
 impl<'a> Post<'a> {
-    pub(super) fn new(leaving: &'a Leaving, footing: &'a Footing) -> Self {
-        Self { leaving, footing }
+    pub(super) fn new(leaving: &'a Leaving, footing: &'a Footing, counters: &'a Counters) -> Self {
+        Self {
+            leaving,
+            footing,
+            counters,
+        }
     }
 
-    /// Sends all batches on their ways, which are empty then.
-    pub(super) fn flush(&self, batches: &mut Batches, peers: &PeerTable, counters: &Counters) {
-        for (batch, bytes) in batches.all() {
-            if let Some(peer) = peers.entry(batch.lane.peer) {
+    /// Sends the batches on their ways, and leaves those that wait.
+    pub(super) fn send(&self, batches: &mut Batches, peers: &PeerTable) {
+        let mut at = 0;
+        while let Some((batch, bytes)) = batches.get_mut(at) {
+            if let Some(peer) = peers.entry(batch.lane.peer).filter(|_| !batch.waits()) {
                 peer.transform.apply(bytes, batch.size);
             }
+            at += 1;
         }
         let mut at = 0;
-        while batches.get(at).is_some() {
-            at += self.send_from(at, batches, peers, counters);
+        while let Some((batch, bytes)) = batches.get(at) {
+            at += match peers.entry(batch.lane.peer) {
+                Some(peer) if !batch.waits() => self.send_from(at, batches, peers, peer, bytes),
+                _ => 1,
+            };
         }
         batches.clear();
     }
 
-    /// Sends batches that leave from the same socket, from number `at` on. Says how many.
+    /// Sends batches that leave from the same socket, from number `at` on, which goes to `peer`.
+    /// Says how many.
     fn send_from(
         &self,
         at: usize,
         batches: &Batches,
         peers: &PeerTable,
-        counters: &Counters,
+        peer: &Entry,
+        bytes: &[u8],
     ) -> usize {
-        let Some((batch, bytes)) = batches.get(at) else {
+        let Some((batch, _)) = batches.get(at) else {
             return 1;
         };
-        let lane = batch.lane;
-        let socket = self.leaving.socket(lane.v6, lane.socket);
-        let (Some(socket), Some(message)) = (socket, message(batch, bytes, peers)) else {
-            counters.dropped(Drop::NoSocket, batch.count);
+        let (v6, number) = (batch.lane.v6, batch.lane.socket);
+        let Some(socket) = self.leaving.socket(v6, number) else {
+            self.counters.dropped(Drop::NoSocket, batch.count);
             return 1;
         };
-        if message.segment.is_some() && !self.footing.gso.holds() {
-            self.send_pieces(socket, batch, &message, counters);
-            note(batch, peers, counters);
+        let first = message(batch, bytes, peer);
+        if first.segment.is_some() && !self.footing.gso.holds() {
+            self.send_pieces(socket, batch, peer, &first);
             return 1;
         }
         let same = (at..).map_while(|next| batches.get(next));
-        let same =
-            same.take_while(|(next, _)| (next.lane.v6, next.lane.socket) == (lane.v6, lane.socket));
-        let messages = same.map_while(|(next, bytes)| message_of(next, bytes, peers));
-        match self.send(socket, &message, messages) {
+        let same = same.take_while(|(next, _)| {
+            !next.waits() && (next.lane.v6, next.lane.socket) == (v6, number)
+        });
+        let messages = same.map_while(|(next, bytes)| {
+            let peer = peers.entry(next.lane.peer)?;
+            Some(message(next, bytes, peer))
+        });
+        match self.send_messages(socket, &first, messages) {
             Ok(sent) => {
-                for next in at..at + sent {
-                    if let Some((batch, _)) = batches.get(next) {
-                        counters.called(batch.count);
-                        note(batch, peers, counters);
+                for (batch, _) in (at..at + sent).filter_map(|next| batches.get(next)) {
+                    self.counters.called(batch.count);
+                    if let Some(peer) = peers.entry(batch.lane.peer) {
+                        self.note(peer, batch.count, batch.length);
                     }
                 }
                 sent.max(1)
             }
             Err(why) => {
-                self.refused(socket, &why, batch, &message, counters);
-                note(batch, peers, counters);
+                self.refused(why, socket, batch, peer, &first);
                 1
             }
         }
     }
 
     /// Sends the messages, of which `first` is the first. Says how many were sent.
-    fn send<'m>(
+    fn send_messages<'m>(
         &self,
         socket: BorrowedFd<'_>,
         first: &Message<'_>,
         messages: impl Iterator<Item = Message<'m>>,
     ) -> Result<usize, Errno> {
-        let mut messages = messages.peekable();
         if self.footing.send_many.holds() {
-            match sys::send_many(socket, &mut messages) {
+            match sys::send_many(socket, messages) {
                 Ok(sent) => return Ok(sent),
                 Err(why) if errno(&why) == Errno::NOSYS => {
                     self.footing.send_many.gives_way(&self.footing.notices);
@@ -98,30 +111,29 @@ impl<'a> Post<'a> {
                 Err(why) => return Err(errno(&why)),
             }
         }
-        sys::send_one(socket, first)
-            .map(|()| 1)
-            .map_err(|why| errno(&why))
+        let sent = sys::send_one(socket, first);
+        sent.map(|()| 1).map_err(|why| errno(&why))
     }
 
-    /// A batch was refused: as a whole, or for a reason that lies in it or in the way.
+    /// A batch was refused: as a whole, or for a reason that lies in it or in its way.
     fn refused(
         &self,
+        why: Errno,
         socket: BorrowedFd<'_>,
-        why: &Errno,
         batch: &Batch,
+        peer: &Entry,
         message: &Message<'_>,
-        counters: &Counters,
     ) {
-        match *why {
+        match why {
             Errno::IO if message.segment.is_some() => {
                 self.footing.gso.gives_way(&self.footing.notices);
-                self.send_pieces(socket, batch, message, counters);
+                self.send_pieces(socket, batch, peer, message);
             }
             // The way is narrower than the segments are, which the kernel fragments one by one.
             Errno::INVAL | Errno::MSGSIZE if message.segment.is_some() => {
-                self.send_pieces(socket, batch, message, counters);
+                self.send_pieces(socket, batch, peer, message);
             }
-            _ => counters.dropped(Drop::SendFailed, batch.count),
+            _ => self.counters.dropped(Drop::SendFailed, batch.count),
         }
     }
 
@@ -130,52 +142,47 @@ impl<'a> Post<'a> {
         &self,
         socket: BorrowedFd<'_>,
         batch: &Batch,
+        peer: &Entry,
         whole: &Message<'_>,
-        counters: &Counters,
     ) {
-        let mut rest = whole.bytes;
         let piece = |bytes| Message {
             bytes,
             segment: None,
             ..*whole
         };
+        let (mut rest, mut packets, mut bytes) = (whole.bytes, 0, 0);
         while !rest.is_empty() {
             let first = piece(&rest[..batch.size.min(rest.len())]);
             let pieces = rest.chunks(batch.size).map(piece);
-            let sent = match self.send(socket, &first, pieces) {
+            let sent = self.send_messages(socket, &first, pieces);
+            let taken = sent.unwrap_or(0).max(1);
+            let (done, left) = rest.split_at((taken * batch.size).min(rest.len()));
+            match sent {
                 Ok(sent) => {
-                    counters.called(sent);
-                    sent.max(1)
+                    self.counters.called(sent);
+                    packets += taken;
+                    bytes += done.len();
                 }
-                Err(_) => {
-                    counters.dropped(Drop::SendFailed, 1);
-                    1
-                }
-            };
-            rest = rest.get(sent * batch.size..).unwrap_or_default();
+                Err(_) => self.counters.dropped(Drop::SendFailed, 1),
+            }
+            rest = left;
         }
+        self.note(peer, packets, bytes);
+    }
+
+    fn note(&self, peer: &Entry, packets: usize, bytes: usize) {
+        self.counters.moved(packets, bytes);
+        peer.counters.sent.add(packets, bytes);
     }
 }
 
-fn message<'a>(batch: &Batch, bytes: &'a [u8], peers: &'a PeerTable) -> Option<Message<'a>> {
-    message_of(batch, bytes, peers)
-}
-
-fn message_of<'a>(batch: &Batch, bytes: &'a [u8], peers: &'a PeerTable) -> Option<Message<'a>> {
-    let peer = peers.entry(batch.lane.peer)?;
+fn message<'a>(batch: &Batch, bytes: &'a [u8], peer: &'a Entry) -> Message<'a> {
     let segment = (batch.count > 1).then(|| u16::try_from(batch.size).ok());
-    Some(Message {
+    Message {
         to: &peer.to,
         bytes,
         segment: segment.flatten(),
         tos: batch.lane.tos,
-    })
-}
-
-fn note(batch: &Batch, peers: &PeerTable, counters: &Counters) {
-    counters.moved(batch.count, batch.length);
-    if let Some(peer) = peers.entry(batch.lane.peer) {
-        peer.counters.sent.add(batch.count, batch.length);
     }
 }
 
