@@ -189,3 +189,114 @@ fn message<'a>(batch: &Batch, bytes: &'a [u8], peer: &'a Entry) -> Message<'a> {
 fn errno(why: &io::Error) -> Errno {
     Errno::from_io_error(why).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::batches::Lane;
+    use crate::packet::segment;
+    use crate::packet::virtio::Header;
+    use crate::peer::Peer;
+    use crate::rungs::{Notice, Notices, Rungs};
+
+    const SIZE: u16 = 100;
+
+    /// Five packets of a batch on their way over loopback.
+    struct Case {
+        leaving: Leaving,
+        peers: PeerTable,
+        batches: Batches,
+        receiver: UdpSocket,
+    }
+
+    fn case() -> Case {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let limit = Some(Duration::from_secs(10));
+        receiver.set_read_timeout(limit).unwrap();
+        let address = receiver.local_addr().unwrap();
+        let peer = Peer {
+            subnets: vec![],
+            address: address.ip(),
+            also_from: vec![],
+            carries_ecn: false,
+        };
+        let sender = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let mut leaving = Leaving::default();
+        leaving.v4.push(sender);
+        let mut batches = Batches::new();
+        for number in 0..5 {
+            let mut packet = vec![number; usize::from(SIZE)];
+            packet[..4].copy_from_slice(&[0x45, 0, 0, 100]);
+            packet[6..8].fill(0);
+            let plan = segment::plan(&Header::default(), &packet).unwrap();
+            let lane = Lane {
+                peer: 0,
+                v6: false,
+                socket: 0,
+                tos: 0,
+            };
+            assert_eq!(batches.add(lane, &plan, &packet, 0), 1);
+        }
+        Case {
+            leaving,
+            peers: PeerTable::new(&[], address.port(), &[peer]),
+            batches,
+            receiver,
+        }
+    }
+
+    fn expect_all(case: &Case, counters: &Counters) {
+        for number in 0..5 {
+            let mut buffer = [0; 2048];
+            assert_eq!(case.receiver.recv(&mut buffer).unwrap(), 100);
+            assert_eq!(buffer[99], number);
+        }
+        assert_eq!(counters.packets(), 5);
+        let sent = case.peers.entry(0).unwrap().counters.sent.read();
+        assert_eq!(sent, (5, 500));
+    }
+
+    #[test]
+    fn every_rung_sends_the_same() {
+        for (gso, send_many) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut case = case();
+            let counters = Counters::default();
+            let rungs = Rungs {
+                gso,
+                send_many,
+                ..Rungs::FAST
+            };
+            let footing = Footing::new(rungs, Notices::default());
+            let post = Post::new(&case.leaving, &footing, &counters);
+            post.send(&mut case.batches, &case.peers);
+            assert!(case.batches.is_empty());
+            expect_all(&case, &counters);
+        }
+    }
+
+    /// Which answers cost UDP_SEGMENT for good, and which only this once.
+    #[test]
+    fn a_batch_that_is_refused_goes_in_pieces() {
+        for (why, given) in [
+            (Errno::IO, vec![Notice::GsoRefused]),
+            (Errno::INVAL, vec![]),
+            (Errno::MSGSIZE, vec![]),
+        ] {
+            let case = case();
+            let counters = Counters::default();
+            let footing = Footing::new(Rungs::FAST, Notices::default());
+            let post = Post::new(&case.leaving, &footing, &counters);
+            let (batch, bytes) = case.batches.get(0).unwrap();
+            let peer = case.peers.entry(0).unwrap();
+            let whole = message(batch, bytes, peer);
+            let socket = case.leaving.v4[0].as_fd();
+            post.refused(why, socket, batch, peer, &whole);
+            expect_all(&case, &counters);
+            assert_eq!(footing.notices.given().collect::<Vec<_>>(), given);
+        }
+    }
+}
