@@ -56,6 +56,7 @@ impl<'a> Ingress<'a> {
             tcp6: offloads.tso,
             udp4: offloads.uso,
             udp6: offloads.uso,
+            any_id: true,
         };
         let tun = Tun {
             queue: queue.tun.as_fd(),
