@@ -47,20 +47,6 @@ fn files_arrive_whole_on_the_last_rung_too() {
 }
 
 #[test]
-fn random_datagrams_from_a_stranger_neither_harm_nor_grow_the_engine() {
-    if skip_unless(&needs()) {
-        in_world(|world| endures(world, Source::Stranger, Duration::from_secs(4)));
-    }
-}
-
-#[test]
-fn random_datagrams_from_a_peers_address_neither_harm_nor_grow_the_engine() {
-    if skip_unless(&needs()) {
-        in_world(|world| endures(world, Source::Peer, Duration::from_secs(4)));
-    }
-}
-
-#[test]
 #[ignore = "takes minutes: make soak"]
 fn soak_random_datagrams_from_a_stranger() {
     if skip_unless(&needs()) {

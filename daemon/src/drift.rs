@@ -79,23 +79,21 @@ impl Suspects {
         }
     }
 
-    /// Who did it, by the last deed that explains it: one to the object itself, else one to
-    /// the link it is on.
+    /// Who did it, by the last deed that explains it: one to the object, or one to the link it
+    /// is on, with which it went. One deed is told in several pieces, of which some have no name,
+    /// so a name that is hardly older counts more.
     pub fn blame(&self, object: &Object, links: Links) -> Option<&Deed> {
-        let latest = |fits: &dyn Fn(&Target) -> bool| {
-            let mut fitting = self.deeds.iter().rev().filter(|deed| fits(&deed.to));
-            let last = fitting.next()?;
-            // One deed is told in several pieces, of which some have no name.
-            let named = |deed: &&Deed| deed.by.command.is_some();
-            Some(
-                std::iter::once(last)
-                    .chain(fitting)
-                    .find(named)
-                    .unwrap_or(last),
-            )
-        };
-        latest(&|target| object.is_hit_by(target, links))
-            .or_else(|| latest(&|target| object.went_with(target, links)))
+        let explains =
+            |deed: &&Deed| object.is_hit_by(&deed.to, links) || object.went_with(&deed.to, links);
+        let mut fitting = self.deeds.iter().rev().filter(explains);
+        let last = fitting.next()?;
+        let same = |deed: &&Deed| last.at.saturating_duration_since(deed.at) < ONE_DEED;
+        let named = |deed: &&Deed| deed.by.command.is_some();
+        std::iter::once(last)
+            .chain(fitting)
+            .take_while(same)
+            .find(named)
+            .or(Some(last))
     }
 }
 
@@ -263,6 +261,8 @@ impl fmt::Display for Culprit {
 
 /// More than 5,000 peers' entries, lost one by one.
 const MOST_SUSPECTS: usize = 20_000;
+/// All that is told of one deed is told within this time, on a busy machine too.
+const ONE_DEED: Duration = Duration::from_millis(500);
 /// A hand on the keyboard is not a rival.
 const AT_ONCE: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -291,17 +291,35 @@ mod tests {
     }
 
     #[test]
-    fn the_deed_to_the_object_itself_explains_more_than_one_to_its_link() {
+    fn the_last_deed_to_an_object_or_to_its_link_explains_its_loss() {
         let now = Instant::now();
+        let later = now + Duration::from_secs(2);
         let mut suspects = Suspects::default();
-        suspects.note(deed(Target::Route(route(1)), 11, now));
-        suspects.note(deed(Target::Link(7), 12, now));
-        let blamed = |n| {
-            let object = Object::Route(route(n));
+        let blamed = |suspects: &Suspects| {
+            let object = Object::Route(route(1));
             suspects.blame(&object, links()).map(|deed| deed.by.pid)
         };
-        assert_eq!(blamed(1), Some(11));
-        assert_eq!(blamed(2), Some(12));
+        suspects.note(deed(Target::Link(7), 12, now));
+        assert_eq!(blamed(&suspects), Some(12));
+        suspects.note(deed(Target::Route(route(1)), 11, later));
+        assert_eq!(blamed(&suspects), Some(11));
+        suspects.note(deed(Target::Link(7), 13, later));
+        assert_eq!(blamed(&suspects), Some(13));
+    }
+
+    #[test]
+    fn a_name_counts_more_than_a_deed_told_a_moment_later_without_one() {
+        let now = Instant::now();
+        let mut suspects = Suspects::default();
+        let mut named = deed(Target::Link(7), 12, now);
+        named.by.command = Some("ip".into());
+        suspects.note(named);
+        suspects.note(deed(Target::Link(7), 0, now + ONE_DEED / 2));
+        let device = Object::Device(Family::V4);
+        let blamed = |suspects: &Suspects| suspects.blame(&device, links()).map(|deed| deed.by.pid);
+        assert_eq!(blamed(&suspects), Some(12));
+        suspects.note(deed(Target::Link(7), 0, now + ONE_DEED * 2));
+        assert_eq!(blamed(&suspects), Some(0));
     }
 
     #[test]
