@@ -16,6 +16,9 @@ BENCH ?=
 # How long, in seconds, each fuzz target and the soak run.
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 600
+# What the demo shows: vxlan or host-gw; anything in KEEP leaves the cluster up until Ctrl-C.
+BACKEND ?= vxlan
+KEEP ?=
 
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = target/$(TRIPLE)/release/weft-cni
@@ -54,11 +57,22 @@ daemon: rust ## weftd and weft, with every store, in dist/sbin
 	@mkdir -p dist/sbin && cp target/$(TRIPLE)/release/weftd target/$(TRIPLE)/release/weft dist/sbin/
 
 .PHONY: demo
-demo: plugins ## two pods on one bridge, in a private world: what happens, step by step
-	@cargo run --quiet --locked -p weft-netns --bin demo
+demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=host-gw, KEEP=1)
+	@BACKEND="$(BACKEND)" KEEP="$(KEEP)" cargo run --quiet --locked -p weft-netns --bin demo
+
+# What the demo runs knows the embedded store alone: no protoc, no TLS.
+.PHONY: demo-weftd
+demo-weftd: rust
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) \
+		-p weft-daemon --no-default-features --bin weftd
+	@mkdir -p dist/demo && cp -f $(dir $(RELEASE))weftd dist/demo/weftd
+
+.PHONY: demo-ip
+demo-ip:
+	@command -v ip >/dev/null || { $(call packages,iproute2); }
 
 .PHONY: test
-test: rust lint-tools test-packages build ## everything: format, lints, units, properties, real kernel, real clients
+test: rust lint-tools test-packages build demo-weftd ## everything: format, lints, units, properties, real kernel, real clients
 	@mkdir -p "$(dir $(WEFT_SKIPS))" && : > "$(WEFT_SKIPS)"
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings

@@ -219,24 +219,8 @@ fn outbox(
 }
 
 fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
-    let file = SubnetFile {
-        v4_networks: serving
-            .conf
-            .v4
-            .map(|pool| pool.network)
-            .into_iter()
-            .collect(),
-        v6_networks: serving
-            .conf
-            .v6
-            .map(|pool| pool.network)
-            .into_iter()
-            .collect(),
-        subnets: serving.subnets,
-        mtu: serving.mtu,
-        masquerade: serving.masquerade,
-    };
-    file.write(path).map(drop).map_err(|e| e.to_string())
+    let written = SubnetFile::from(serving).write(path);
+    written.map(drop).map_err(|e| e.to_string())
 }
 
 fn choose(options: &Options) -> Choose {

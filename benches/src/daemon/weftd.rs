@@ -94,7 +94,7 @@ impl Weftd {
         let status = fs::read_to_string(format!("/proc/{}/status", self.running.pid()));
         let status = status.expect("weftd lives");
         let line = status.lines().find_map(|line| line.strip_prefix(what));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        let number = line.and_then(|line| line.split_whitespace().next());
         number
             .and_then(|number| number.parse().ok())
             .unwrap_or(f64::NAN)
@@ -108,20 +108,6 @@ impl Weftd {
             stat.split(' ').next()?.parse::<u64>().ok()
         });
         Duration::from_nanos(nanos.sum())
-    }
-
-    pub(crate) fn metrics(&self, node: &Node) -> Option<String> {
-        let fetch = || {
-            use std::io::{Read, Write};
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", HEALTHZ)).ok()?;
-            stream
-                .write_all(b"GET /metrics HTTP/1.0\r\nHost: weftd\r\nConnection: close\r\n\r\n")
-                .ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            answer.contains("weft_").then_some(answer)
-        };
-        node.netns.enter(fetch)
     }
 }
 

@@ -262,9 +262,9 @@ impl Reconciler {
         let who = by
             .as_ref()
             .map_or_else(|| "somebody unknown".into(), ToString::to_string);
-        let millis = after.map_or(0, |after| after.as_millis());
+        let back = after.map_or_else(String::new, |after| format!(", back after {after:.1?}"));
         if self.report.tells_each() {
-            tracing::warn!("{object} deleted or changed by {who}, back after {millis} ms");
+            tracing::warn!("{object} deleted or changed by {who}{back}");
         }
         self.report.repaired(object, by, after);
     }

@@ -285,10 +285,10 @@ impl Reconciler {
                     tracing::info!(
                         interface = standing.name,
                         mtu = standing.ground.mtu,
-                        v4 = ?standing.ground.v4,
-                        v6 = ?standing.ground.v6,
-                        public_ip = ?standing.public_ip,
-                        public_ipv6 = ?standing.public_ipv6,
+                        v4 = standing.ground.v4.map(tracing::field::display),
+                        v6 = standing.ground.v6.map(tracing::field::display),
+                        public_ip = standing.public_ip.map(tracing::field::display),
+                        public_ipv6 = standing.public_ipv6.map(tracing::field::display),
                         "the underlay"
                     );
                     self.report.standing = Some(standing.clone());

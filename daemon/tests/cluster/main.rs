@@ -12,6 +12,10 @@
     clippy::unwrap_used,
     reason = "clippy exempts #[test] functions but not their helpers"
 )]
+#![allow(
+    clippy::print_stdout,
+    reason = "what was measured is shown where a test's output is"
+)]
 
 mod bad_input;
 mod changes;

@@ -76,7 +76,7 @@ fn begin(field: &Field<'_>) -> (Node, Leases, Store, String) {
 /// Milliseconds from when all is written.
 fn arrive(node: &Node, write: impl FnOnce()) -> f64 {
     let mut listener = Listener::open(&node.netns);
-    let heard = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let hearing = scope.spawn(|| {
             let all = |heard: &crate::listener::Heard| heard.all_of(ARRIVING as usize);
             listener.until(PATIENCE, all)
@@ -85,6 +85,5 @@ fn arrive(node: &Node, write: impl FnOnce()) -> f64 {
         let written = Instant::now();
         let all = hearing.join().expect("the listening thread ends");
         ms_between(written, all.expect("all entries are heard of"))
-    });
-    heard
+    })
 }

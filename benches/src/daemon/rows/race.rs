@@ -16,7 +16,7 @@ pub(super) const NAME: &str = "race";
 const DAEMONS: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Exactly 200 subnets.
-const CONF: &str = r#"{"Network":"10.50.0.0/16","SubnetLen":24,"SubnetMin":"10.50.1.0","SubnetMax":"10.50.200.0","Backend":{"Type":"vxlan"}}"#;
+const CONF: &str = r#"{"Network":"10.50.0.0/16","SubnetLen":24,"SubnetMin":"10.50.1.0","SubnetMax":"10.50.200.0","Backend":{"Type":"alloc"}}"#;
 
 pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     let field = bench.field();
@@ -59,7 +59,7 @@ fn race(field: &Field<'_>, leases: &Leases) -> (f64, f64) {
     let begun = Instant::now();
     let leased = std::thread::scope(|scope| {
         let watching = scope.spawn(|| all_leased(field, leases));
-        daemons.extend(nodes.iter().map(|node| Weftd::start(node, leases)));
+        daemons.extend(nodes.iter().map(|node| Weftd::start_ordinary(node, leases)));
         watching.join().expect("the watching thread ends")
     });
     wait_until("all serve", PATIENCE, || {

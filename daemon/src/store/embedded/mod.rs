@@ -150,18 +150,33 @@ impl Registry for Embedded {
 
 impl Embedded {
     /// What is there and not over. What is over is cleared away by the way.
+    ///
+    /// Without the lock, which those need who write: a file is the old one or the new, and of
+    /// what is written meanwhile there will be news.
     async fn read_all(&self) -> Result<Vec<Found>, Trouble> {
-        let _lock = self.directory.lock().await?;
         let now = self.clock.now();
         let (over, found): (Vec<_>, Vec<_>) = self
             .directory
             .read_all(&now)?
             .into_iter()
             .partition(|found| found.is_over(&now));
-        for over in over {
-            self.directory.remove(&over.entry.key)?;
+        if !over.is_empty() {
+            self.clear_away(&over).await?;
         }
         Ok(found)
+    }
+
+    async fn clear_away(&self, over: &[Found]) -> Result<(), Trouble> {
+        let _lock = self.directory.lock().await?;
+        let now = self.clock.now();
+        for Found { entry, .. } in over {
+            // Its node may have renewed it, or another one taken it.
+            let held = self.directory.read(&entry.key, &now)?;
+            if held.is_some_and(|held| held.is_over(&now)) {
+                self.directory.remove(&entry.key)?;
+            }
+        }
+        Ok(())
     }
 
     async fn compare_all(&mut self) -> Result<Vec<Event>, Trouble> {

@@ -243,6 +243,9 @@ async fn nothing_is_lost_by_who_stops_waiting_and_waits_again() {
     let (mut one, mut two) = (Embedded::open(&scratch.0), Embedded::open(&scratch.0));
     two.list().await.unwrap();
     done(&mut one, put(KEY, Expected::Absent, "{}", Some(60))).await;
+    // What is over is cleared away under the lock, which it has to wait for.
+    let over = put("subnets/10.5.9.0-24", Expected::Absent, "{}", Some(0));
+    done(&mut one, over).await;
     two.news = Some(News::Anything);
     let locked = one.directory.lock().await.unwrap();
     timeout(Duration::from_millis(50), two.changes())

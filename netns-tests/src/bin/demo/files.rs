@@ -1,8 +1,12 @@
 //! What a node of flannel's would hold, file by file.
+use std::fs;
+use std::net::IpAddr;
+
 use crate::cluster::{Cluster, Member};
-use crate::node::SUBNET_FILE;
+use crate::node::{Node, SUBNET_FILE};
 use crate::paint;
 
+const RESERVED: &str = "/var/lib/cni/networks/cbr0";
 const SCRATCH: &str = "/var/lib/cni/flannel";
 
 pub(crate) fn show(cluster: &Cluster) {
@@ -22,6 +26,23 @@ pub(crate) fn show(cluster: &Cluster) {
     for line in wrapped(&scratch, 84) {
         println!("      {line}");
     }
+}
+
+/// Addresses that are reserved, and scratch files.
+pub(crate) fn left_by_pods(node: &Node) -> Vec<String> {
+    let look = || {
+        let reserved = names_in(RESERVED).into_iter();
+        let reserved = reserved.filter(|name| name.parse::<IpAddr>().is_ok());
+        reserved.chain(names_in(SCRATCH)).collect()
+    };
+    node.enter(look)
+}
+
+fn names_in(dir: &str) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 fn prompt(member: &Member, line: &str) -> String {

@@ -72,13 +72,13 @@ impl Machine {
     }
 }
 
-/// Ends what the inner program may have left running; its descendants carry the mark.
-pub(crate) fn end_all_marked(mark: &str) {
-    for pid in marked(mark) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+pub(crate) fn end(processes: &[i32]) {
+    for pid in processes {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
 }
 
+/// What the inner program has left running: its descendants carry the mark.
 pub(crate) fn marked(mark: &str) -> Vec<i32> {
     let mark = format!("{INSIDE}={mark}").into_bytes();
     let carries = |pid: &i32| {

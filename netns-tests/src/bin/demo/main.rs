@@ -14,6 +14,7 @@ mod journey;
 mod keep;
 mod machine;
 mod node;
+mod operator;
 mod paint;
 mod speed;
 mod story;
@@ -24,7 +25,8 @@ mod weftd;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use weft_netns::{Kind, World};
 
 use crate::cluster::Backend;
@@ -37,24 +39,43 @@ fn main() -> ExitCode {
         return inside();
     }
     let (started, before) = (Instant::now(), Machine::look());
-    let mark = format!("{}", std::process::id());
-    let this = std::env::current_exe().expect("the path of this program");
-    let inside = Command::new(this)
-        .env(INSIDE, &mark)
-        .status()
-        .expect("start the demo");
-    machine::end_all_marked(&mark);
-    match Machine::look().leftover(&before) {
+    let mark = std::process::id().to_string();
+    let well = run_inside(&mark);
+    let strays = machine::marked(&mark);
+    machine::end(&strays);
+    let stray = strays.first().map(|pid| format!("process {pid}"));
+    let left = stray
+        .filter(|_| well)
+        .or_else(|| Machine::look().leftover(&before));
+    match left {
         Some(left) => {
             println!("  {left} is left on your machine");
             ExitCode::FAILURE
         }
-        None if inside.success() => {
+        None if well => {
             machine::show_untouched(started.elapsed());
             ExitCode::SUCCESS
         }
         None => ExitCode::FAILURE,
     }
+}
+
+/// This program again, told to stop when this one is; whether it ended well.
+fn run_inside(mark: &str) -> bool {
+    let this = std::env::current_exe().expect("the path of this program");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut inside = Command::new(this)
+        .env(INSIDE, mark)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"))
+        .spawn()
+        .expect("start the demo");
+    let pid = Pid::from_raw(inside.id().cast_signed());
+    std::thread::spawn(move || {
+        while stop_signals().wait().is_ok() {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    });
+    inside.wait().is_ok_and(|ended| ended.success())
 }
 
 /// What ends the demo early, cleanly.

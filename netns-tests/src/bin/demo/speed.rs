@@ -8,8 +8,9 @@ use crate::cluster::{Cluster, Member};
 use crate::paint;
 
 /// Not counted: the window opens, caches get warm.
-const WARM_UP: Duration = Duration::from_millis(200);
-const MEASURED: Duration = Duration::from_millis(800);
+const WARM_UP: Duration = Duration::from_millis(100);
+const MEASURED: Duration = Duration::from_millis(500);
+pub(crate) const ROUNDS: usize = 3;
 const CHUNK: usize = 256 * 1024;
 const WIDTH: usize = 40;
 
@@ -18,31 +19,36 @@ pub(crate) struct Speed {
     bits_a_second: f64,
 }
 
-/// What the two nodes could do at best.
-pub(crate) fn of_nodes(cluster: &Cluster) -> Speed {
-    let (from, to) = ends(cluster);
-    let bits_a_second = measure(
-        |work| from.node.enter(work),
-        |work| to.node.enter(work),
-        to.node.address,
-    );
-    Speed {
-        what: "node to node, no overlay".to_owned(),
-        bits_a_second,
+impl Speed {
+    pub(crate) fn new(what: &str) -> Self {
+        Self {
+            what: what.to_owned(),
+            bits_a_second: 0.0,
+        }
     }
-}
 
-pub(crate) fn of_pods(cluster: &Cluster, backend: &str) -> Speed {
-    let (from, to) = ends(cluster);
-    let (sender, receiver) = (&from.pods[0], &to.pods[0]);
-    let bits_a_second = measure(
-        |work| sender.netns.enter(work),
-        |work| receiver.netns.enter(work),
-        receiver.address(),
-    );
-    Speed {
-        what: format!("pod to pod, {backend}"),
-        bits_a_second,
+    pub(crate) fn measure_nodes(&mut self, cluster: &Cluster) {
+        let (from, to) = ends(cluster);
+        self.note(measure(
+            |work| from.node.enter(work),
+            |work| to.node.enter(work),
+            to.node.address,
+        ));
+    }
+
+    pub(crate) fn measure_pods(&mut self, cluster: &Cluster) {
+        let (from, to) = ends(cluster);
+        let (sender, receiver) = (&from.pods[0], &to.pods[0]);
+        self.note(measure(
+            |work| sender.netns.enter(work),
+            |work| receiver.netns.enter(work),
+            receiver.address(),
+        ));
+    }
+
+    /// Who else is busy on the machine only slows it down: the best round is the truest.
+    fn note(&mut self, bits_a_second: f64) {
+        self.bits_a_second = self.bits_a_second.max(bits_a_second);
     }
 }
 
@@ -93,7 +99,10 @@ fn measure(
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let chunk = vec![0; CHUNK];
-            while !over.load(Ordering::Relaxed) && stream.write_all(&chunk).is_ok() {}
+            let mut open = true;
+            while open && !over.load(Ordering::Relaxed) {
+                open = stream.write_all(&chunk).is_ok();
+            }
             let _ = stream.shutdown(std::net::Shutdown::Write);
         });
         receive_for(&mut sink, WARM_UP);

@@ -6,6 +6,8 @@ use weft_netns::{Kind, TcpResponder, World, ask_tcp};
 
 use crate::cluster::{BEYOND, Backend, Cluster, Member, NETWORK, conflist};
 use crate::paint::{heading, time};
+use crate::speed::Speed;
+use crate::weftd::Weftd;
 use crate::{counters, files, journey, keep, machine, paint, speed, upheaval};
 
 pub(crate) fn tell(world: &World, backend: Backend) {
@@ -18,7 +20,7 @@ pub(crate) fn tell(world: &World, backend: Backend) {
     journey::show(&cluster, backend);
     show_beyond(&cluster);
 
-    heading("What is on node-1: just what flannel would have written");
+    heading("What is on node-1: as flannel writes it (only \"proto\" marks the routes as weftd's)");
     files::show(&cluster);
 
     heading("Under traffic: daemons killed, kernel state deleted by hand");
@@ -28,6 +30,7 @@ pub(crate) fn tell(world: &World, backend: Backend) {
     speed::show(&measure(&mut cluster, backend));
 
     if std::env::var_os(machine::KEEP).is_some_and(|keep| !keep.is_empty()) {
+        change_over(&mut cluster, backend);
         heading("Kept for you");
         keep::wait(&cluster, world.kind());
     }
@@ -98,7 +101,6 @@ fn draw(cluster: &Cluster, backend: Backend) {
             .map(|pod| format!("{:^13}", text(pod)))
             .collect::<String>()
     };
-    let rule = |_: &Member| "─".repeat(26);
     println!();
     row(" ", " ", &|m| pods(m, &|pod| pod.name.clone()));
     row(" ", " ", &|m| pods(m, &|pod| pod.address().to_string()));
@@ -115,11 +117,13 @@ fn draw(cluster: &Cluster, backend: Backend) {
         });
     }
     row("│", "│", &|m| format!("eth0 {}", m.node.address));
-    row("└", "┘", &|m| rule(m).replacen("──", "─┬", 0));
-    let ends = cluster.members.len() * 29;
+    row("└", "┘", &|_| {
+        format!("{0}┬{1}", "─".repeat(13), "─".repeat(12))
+    });
+    println!("    {:14}└{1}┴{1}┘", "", "─".repeat(28));
     println!(
-        "    {:^ends$}",
-        format!("one wire, 192.168.9.0/24; beyond: {BEYOND}")
+        "    {:^87}",
+        format!("one wire, 192.168.9.0/24; the world beyond is {BEYOND}")
     );
 }
 
@@ -152,18 +156,40 @@ fn show_beyond(cluster: &Cluster) {
     drop((server, among));
 }
 
-/// The other backend too: the same leases, the daemons started again.
-fn measure(cluster: &mut Cluster, backend: Backend) -> Vec<speed::Speed> {
-    let nodes = speed::of_nodes(cluster);
-    let this = speed::of_pods(cluster, backend.name());
+/// Both backends, and each beside what the nodes could do at best at that very time.
+fn measure(cluster: &mut Cluster, backend: Backend) -> Vec<Speed> {
+    let mut nodes = Speed::new("node to node, no overlay");
+    let this = measure_beside(&mut nodes, cluster, backend);
     let other = backend.other();
-    cluster.stop();
-    Cluster::configure(other);
-    cluster.start();
-    cluster.await_paths();
-    vec![nodes, this, speed::of_pods(cluster, other.name())]
+    change_over(cluster, other);
+    let other = measure_beside(&mut nodes, cluster, other);
+    vec![nodes, this, other]
 }
 
+/// The same leases, another configuration; the pods are made anew, with the MTU that fits it.
+fn change_over(cluster: &mut Cluster, backend: Backend) {
+    cluster.stop();
+    for member in &cluster.members {
+        member.del_pods();
+    }
+    Cluster::configure(backend);
+    cluster.start();
+    for member in &mut cluster.members {
+        member.add_pods();
+    }
+    cluster.await_paths();
+}
+
+fn measure_beside(nodes: &mut Speed, cluster: &Cluster, backend: Backend) -> Speed {
+    let mut pods = Speed::new(&format!("pod to pod, {}", backend.name()));
+    for _ in 0..speed::ROUNDS {
+        nodes.measure_nodes(cluster);
+        pods.measure_pods(cluster);
+    }
+    pods
+}
+
+/// The pods go, then the daemons, then what they made: each is looked for.
 fn prove_gone(mut cluster: Cluster) {
     for member in &cluster.members {
         member.del_pods();
@@ -173,26 +199,22 @@ fn prove_gone(mut cluster: Cluster) {
             let links = pod.netns.enter(counters::links);
             assert_eq!(links, ["lo"], "links are left in {}", pod.name);
         }
-        let reserved = member
-            .node
-            .exec("ls /var/lib/cni/networks/cbr0 | grep -c '^[0-9]' || :");
-        assert_eq!(
-            reserved.trim(),
-            "0",
-            "addresses are leaked on {}",
-            member.node.name
-        );
-        let scratch = member.node.exec("ls /var/lib/cni/flannel | wc -l");
-        assert_eq!(
-            scratch.trim(),
-            "0",
-            "scratch files are left on {}",
-            member.node.name
-        );
+        let left = files::left_by_pods(&member.node);
+        assert!(left.is_empty(), "{left:?} is left on {}", member.node.name);
     }
-    println!("    links in the pods       none");
-    println!("    reserved addresses      none");
-    println!("    scratch files           none");
+    println!("    DEL of six pods         their links, addresses and scratch files are gone");
     cluster.stop();
-    println!("    daemons                 ended");
+    for member in &cluster.members {
+        let node = &member.node;
+        Weftd::clean_up(node);
+        let mut links = node.enter(counters::links);
+        links.retain(|link| !["lo", "eth0", "cni0"].contains(&&**link));
+        assert!(links.is_empty(), "{links:?} are left on {}", node.name);
+        let routes = node.exec("ip -4 route");
+        let foreign = routes
+            .lines()
+            .find(|route| route.starts_with("10.") && route.contains("via"));
+        assert_eq!(foreign, None, "a route is left on {}", node.name);
+    }
+    println!("    weftd --cleanup         tunnel devices and routes to other nodes are gone");
 }

@@ -126,7 +126,7 @@ impl Line {
             let since = EVERY * u32::try_from(self.drawn).unwrap_or(u32::MAX);
             print!(
                 "    {} ",
-                paint::dim(&format!("{:>4} ms", since.as_millis()))
+                paint::dim(&format!("{:>5} ms", since.as_millis()))
             );
         }
         let character = if answered {
@@ -160,9 +160,9 @@ impl Line {
             let column = at.saturating_sub(first).min(WIDTH - 1);
             // What would not fit to the right of its place stands to the left of it.
             if column + 2 + what.chars().count() <= WIDTH {
-                println!("            {:column$}↑ {what}", "");
+                println!("             {:column$}↑ {what}", "");
             } else {
-                println!("            {what:>column$} ↑");
+                println!("             {what:>0$} ↑", column.saturating_sub(1));
             }
         }
     }

@@ -1,15 +1,14 @@
 //! What is done to a cluster under traffic, and how it takes it.
 use std::ops::Range;
 
-use weft_netns::Cmd;
-
 use crate::cluster::{Backend, Cluster, Member};
+use crate::operator::Operator;
 use crate::paint;
 use crate::strip::{EVERY, LIMIT, Strip};
 use crate::weftd::Weftd;
 
 /// How many pings go by between two troubles.
-const CALM: usize = 60;
+const CALM: usize = 90;
 
 /// What the strip showed of one trouble.
 struct Trouble {
@@ -41,23 +40,10 @@ pub(crate) fn show(cluster: &mut Cluster, backend: Backend) {
     let answered = Strip::during(&pod.netns, to, |strip| {
         strip.let_pass(CALM / 2);
         troubles.push(kill_both(strip, first, second));
-        troubles.push(delete(
-            strip,
-            first,
-            &format!("ip route del {way}"),
-            &["route", &way],
-        ));
+        troubles.push(delete(strip, first, &format!("route del {way}")));
         troubles.push(match backend {
-            Backend::Vxlan => {
-                let told = ["forwarding entry"];
-                delete(strip, first, "ip link del flannel.1", &told)
-            }
-            Backend::HostGw => delete(
-                strip,
-                second,
-                &format!("ip route del {back}"),
-                &["route", &back],
-            ),
+            Backend::Vxlan => delete(strip, first, "link del flannel.1"),
+            Backend::HostGw => delete(strip, second, &format!("route del {back}")),
         });
     });
     first.pods.insert(0, pod);
@@ -97,25 +83,17 @@ fn kill_both(strip: &Strip, first: &mut Member, second: &mut Member) -> Trouble 
     }
 }
 
-/// Somebody at a shell on the node types `line`; weftd repairs it and tells who it was.
-fn delete(strip: &Strip, member: &Member, line: &str, what: &[&str]) -> Trouble {
+/// Somebody on the node runs `ip` to do `deed`; weftd repairs it and tells who it was.
+fn delete(strip: &Strip, member: &Member, deed: &str) -> Trouble {
+    let mut operator = Operator::at(&member.node);
+    let culprit = format!("pid {} (ip)", operator.pid());
     let log = member.weftd().log().len();
-    let from = strip.mark(&format!("{}: {line}", member.node.name));
-    let done = member.node.enter(|| {
-        let mut words = line.split(' ');
-        let typed = Cmd::new(words.next().unwrap_or_default())
-            .args(words)
-            .spawn();
-        let pid = typed.pid();
-        typed.finish().ok();
-        pid
-    });
-    let mut words: Vec<String> = what.iter().map(|word| (*word).to_owned()).collect();
-    words.push(format!("pid {done} (ip)"));
-    let told = member.weftd().await_said(&words, log);
+    let from = strip.mark(&format!("{}: ip {deed}", member.node.name));
+    operator.types(deed);
+    let told = member.weftd().await_said(&culprit, log);
     strip.let_pass(CALM);
     Trouble {
-        what: line.to_owned(),
+        what: format!("ip {deed}"),
         pings: from..strip.sent(),
         told: Some(told),
     }

@@ -1,43 +1,43 @@
 //! A node's daemon: started, killed, asked.
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use weft_netns::{Cmd, Running, wait_until};
 
-use crate::node::{Node, SUBNET_FILE};
+use crate::node::Node;
 use crate::stop_signals;
 
 /// Nothing in the demo takes a healthy daemon this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// A repair is told with it.
-const SAID_WITHIN: Duration = Duration::from_secs(3);
+const SAID_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const SOCKET: &str = "/run/weft/weftd.sock";
 /// The leases of the cluster, which all its daemons share.
 pub(crate) const STORE: &str = "/run/leases";
 
 pub(crate) struct Weftd {
     running: Running,
-    /// Which subnet file was there before.
-    before: Option<u64>,
 }
 
 impl Weftd {
     pub(crate) fn start(node: &Node) -> Self {
-        let (program, before) = (program(), subnet_file(node));
+        let program = program();
         let running = node.enter(|| {
             // What is blocked here would be blocked there.
             stop_signals().thread_unblock().expect("unblock signals");
             Cmd::new(program).args(arguments(node)).spawn()
         });
-        Self { running, before }
+        Self { running }
     }
 
-    /// The subnet file is written anew once all is programmed that there is.
+    /// Until all is programmed that there is.
     pub(crate) fn await_ready(&self, node: &Node) {
-        let written = || {
+        let ready = || {
             let ended = self.running.ends_within(Duration::ZERO);
             assert!(
                 !ended,
@@ -45,10 +45,16 @@ impl Weftd {
                 node.name,
                 self.log()
             );
-            subnet_file(node).is_some_and(|file| Some(file) != self.before)
+            node.enter(|| asked("/readyz").is_ok_and(|answer| answer.contains(" 200 ")))
         };
-        let what = format!("weftd on {} has written {SUBNET_FILE}", node.name);
-        wait_until(&what, PATIENCE, written);
+        let what = format!("weftd on {} is ready", node.name);
+        wait_until(&what, PATIENCE, ready);
+    }
+
+    /// Removes all that weftd made on the node, as an operator does who leaves it.
+    pub(crate) fn clean_up(node: &Node) {
+        let cleaning = Cmd::new(program()).args(arguments(node)).arg("--cleanup");
+        node.enter(|| cleaning.run().ok());
     }
 
     pub(crate) fn kill(self) {
@@ -68,27 +74,22 @@ impl Weftd {
         self.running.said_so_far()
     }
 
-    /// Waits for the first line of its log, from `from` on, that says all of `words`.
-    pub(crate) fn await_said(&self, words: &[String], from: usize) -> String {
+    /// Waits for the first line of its log, from `from` on, that says `what`.
+    pub(crate) fn await_said(&self, what: &str, from: usize) -> String {
         let deadline = Instant::now() + SAID_WITHIN;
         loop {
             let log = self.log();
             let said = log.get(from..).unwrap_or_default();
-            if let Some(line) = said.lines().find(|line| says(line, words)) {
+            if let Some(line) = said.lines().find(|line| line.contains(what)) {
                 return message(line).to_owned();
             }
             assert!(
                 Instant::now() < deadline,
-                "weftd does not say {}. What it says is:\n{said}",
-                words.join(" … ")
+                "weftd does not say {what}. What it says is:\n{said}"
             );
             std::thread::sleep(LOOK_AGAIN);
         }
     }
-}
-
-fn says(line: &str, words: &[String]) -> bool {
-    words.iter().all(|word| line.contains(&**word))
 }
 
 /// A line of the log without time, level and module.
@@ -120,7 +121,12 @@ pub(crate) fn program() -> PathBuf {
         .unwrap_or_else(|e| panic!("no weftd at {} ({e}): make demo builds it", path.display()))
 }
 
-/// A rewritten file is another file.
-fn subnet_file(node: &Node) -> Option<u64> {
-    node.enter(|| fs::metadata(SUBNET_FILE).ok().map(|file| file.ino()))
+/// What the daemon of the calling thread's node answers at its socket.
+fn asked(path: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(SOCKET)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
