@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weft_netns::{Outcome, in_world, kill_at_syscall};
 
-use crate::harness::{Cluster, HOST_GW, Node, VXLAN, vxlan_lease};
+use crate::harness::{Cluster, HOST_GW, Node, Pod, VXLAN, vxlan_lease};
 use crate::strip::Strip;
 
 /// A peer that is there for one start and gone for the next.
@@ -16,6 +16,7 @@ const FICKLE: &str = "subnets/10.244.209.0-24";
 struct Scene<'w> {
     cluster: Cluster<'w>,
     nodes: Vec<Node<'w>>,
+    _pods: Vec<Pod>,
     strip: Strip,
     lease: String,
     /// What the first node's kernel holds without the fickle peer, and with it.
@@ -44,6 +45,7 @@ impl<'w> Scene<'w> {
         Self {
             cluster,
             nodes,
+            _pods: pods,
             strip,
             lease,
             states: [without, with],
@@ -176,24 +178,24 @@ fn killed_at_system_calls(conf: &str, points: Option<u64>) {
 
 #[test]
 fn vxlan_killed_at_a_sample_of_its_system_calls() {
-    killed_at_system_calls(VXLAN, Some(16));
+    killed_at_system_calls(VXLAN, Some(50));
 }
 
 #[test]
 fn host_gw_killed_at_a_sample_of_its_system_calls() {
-    killed_at_system_calls(HOST_GW, Some(16));
+    killed_at_system_calls(HOST_GW, Some(50));
 }
 
 #[test]
 #[ignore = "for make soak: many minutes"]
 fn soak_vxlan_killed_at_every_system_call() {
-    killed_at_system_calls(VXLAN, Some(400));
+    killed_at_system_calls(VXLAN, None);
 }
 
 #[test]
 #[ignore = "for make soak: many minutes"]
 fn soak_host_gw_killed_at_every_system_call() {
-    killed_at_system_calls(HOST_GW, Some(400));
+    killed_at_system_calls(HOST_GW, None);
 }
 
 /// xorshift: moments that differ from run to run, and can be had again.

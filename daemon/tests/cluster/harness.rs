@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ipnetwork::Ipv4Network;
 use serde_json::Value;
 use weft_netns::{Cmd, Done, Netns, Running, World, ping, wait_for, wait_until};
 
@@ -34,7 +35,8 @@ const STATE: &str = "(ip -o route show table all; ip -o -6 route show table all)
         ip -6 neigh show dev $dev nud permanent | sort; \
         bridge fdb show dev $dev | sort; ip -o addr show dev $dev scope global | cut -d: -f2- ; \
         ip link show $dev | grep -o -e 'mtu [0-9]*' -e ether.*; done; \
-    nft list ruleset | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'";
+    nft list tables | sort | while read table; do nft list $table; done \
+    | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'";
 
 pub(crate) struct Cluster<'w> {
     pub(crate) world: &'w World,
@@ -112,12 +114,15 @@ impl<'w> Cluster<'w> {
         }
     }
 
-    /// So many, up and ready, with a pod each.
+    /// So many, up and ready, with a pod each, and all of them have heard of each other.
     pub(crate) fn of(&self, count: u8) -> (Vec<Node<'w>>, Vec<Pod>) {
         let nodes: Vec<_> = (1..=count).map(|number| self.node(number)).collect();
         nodes.iter().for_each(Node::start);
         nodes.iter().for_each(Node::until_ready);
-        let pods = nodes.iter().map(Node::pod).collect();
+        let pods: Vec<_> = nodes.iter().map(Node::pod).collect();
+        for one in &pods {
+            pods.iter().for_each(|other| one.until_reaches(other));
+        }
         (nodes, pods)
     }
 
@@ -319,8 +324,8 @@ impl Node<'_> {
     /// As 10.244.7.0/24.
     pub(crate) fn subnet(&self) -> String {
         let env = self.subnet_env();
-        let first = env.get("FLANNEL_SUBNET").expect("a subnet");
-        first.replace(".1/", ".0/")
+        let first: Ipv4Network = env["FLANNEL_SUBNET"].parse().expect("a subnet");
+        format!("{}/{}", first.network(), first.prefix())
     }
 
     /// The address of the tunnel's end, as 10.244.7.0.
@@ -395,14 +400,13 @@ impl Node<'_> {
             let Some((gateway, len)) = env.get(key).and_then(|net| net.split_once('/')) else {
                 continue;
             };
-            let stem = gateway.strip_suffix('1').expect("the first address");
-            let address = format!("{stem}{}", 10 + number);
+            let address = later(gateway.parse().unwrap(), 9 + number);
             self.netns
                 .exec(&format!("ip addr replace {gateway}/{len} dev cni0 nodad"));
             netns.exec(&format!(
                 "ip addr add {address}/{len} dev eth0 nodad; ip route add default via {gateway}"
             ));
-            addresses.push(address.parse().unwrap());
+            addresses.push(address);
         }
         Pod { netns, addresses }
     }
@@ -445,5 +449,12 @@ impl Pod {
     pub(crate) fn strip_to(&self, other: &Self) -> Strip {
         self.until_reaches(other);
         Strip::start(&self.netns, other.ip())
+    }
+}
+
+fn later(address: IpAddr, by: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) + u32::from(by)).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) + u128::from(by)).into(),
     }
 }

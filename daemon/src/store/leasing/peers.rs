@@ -14,22 +14,80 @@ pub fn peers(
     claim: Option<&Claim>,
     own: Option<&Subnets>,
 ) -> Peers {
-    let mut peers = Peers::default();
-    peers.leases.reserve(table.count());
+    let mut claims = Vec::with_capacity(table.count());
+    let mut rubbish = Vec::new();
     for (key, row) in table.rows() {
         if claim.is_some_and(|claim| ours(claim, row).is_some()) {
             continue;
         }
         match usable(row, conf, own) {
-            Ok(lease) => peers.leases.extend(lease),
-            Err(why) => peers.rubbish.push(Rubbish {
+            Ok(lease) => claims.extend(lease.map(|lease| Claimed { key, lease })),
+            Err(why) => rubbish.push(Rubbish {
                 name: key.to_owned(),
                 why,
             }),
         }
     }
-    peers.leases.sort_by_key(|lease| lease.subnets);
-    peers
+    let v4_len = conf.and_then(|conf| conf.v4).map(|pool| pool.subnet_len);
+    let v6_len = conf.and_then(|conf| conf.v6).map(|pool| pool.subnet_len);
+    let claims = set_apart(claims, &mut rubbish, |subnets| {
+        let net = subnets.v4?;
+        let bounds = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
+        Some((bounds, v4_len == Some(net.prefix())))
+    });
+    let claims = set_apart(claims, &mut rubbish, |subnets| {
+        let net = subnets.v6?;
+        let bounds = [net.network(), net.broadcast()].map(|ip| ip.to_bits());
+        Some((bounds, v6_len == Some(net.prefix())))
+    });
+    let mut leases: Vec<_> = claims.into_iter().map(|claimed| claimed.lease).collect();
+    leases.sort_by_key(|lease| lease.subnets);
+    Peers { leases, rubbish }
+}
+
+struct Claimed<'a> {
+    key: &'a str,
+    lease: Arc<Lease>,
+}
+
+/// Of two nodes that claim the same addresses one is wrong, and would draw the other's packets:
+/// the one whose subnet has not the network's length, else the later in order. `side` is a
+/// lease's first and last address in one family, and whether its length is the network's.
+fn set_apart<'a>(
+    claims: Vec<Claimed<'a>>,
+    rubbish: &mut Vec<Rubbish>,
+    side: impl Fn(&Subnets) -> Option<([u128; 2], bool)>,
+) -> Vec<Claimed<'a>> {
+    let (mut sided, mut kept) = (Vec::with_capacity(claims.len()), Vec::new());
+    for claimed in claims {
+        match side(&claimed.lease.subnets) {
+            Some((bounds, usual)) => sided.push((bounds, usual, claimed)),
+            None => kept.push(claimed),
+        }
+    }
+    sided.sort_by_key(|(bounds, ..)| *bounds);
+    // What is kept is apart and in order, so only its last can be in the way.
+    let mut apart: Vec<([u128; 2], bool, Claimed<'a>)> = Vec::with_capacity(sided.len());
+    for next in sided {
+        let Some(last) = apart.pop_if(|([_, last], ..)| *last >= next.0[0]) else {
+            apart.push(next);
+            continue;
+        };
+        let (right, wrong) = match next.1 && !last.1 {
+            true => (next, last),
+            false => (last, next),
+        };
+        rubbish.push(Rubbish {
+            name: wrong.2.key.to_owned(),
+            why: format!(
+                "it claims {}, which overlaps {} of another node",
+                wrong.2.lease.subnets, right.2.lease.subnets
+            ),
+        });
+        apart.push(right);
+    }
+    kept.extend(apart.into_iter().map(|(.., claimed)| claimed));
+    kept
 }
 
 /// None for a reservation that nobody uses.
@@ -71,4 +129,64 @@ fn judge_network(subnets: &Subnets, conf: &NetConf) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::Checks;
+    use crate::store::registry::Entry;
+
+    fn split(keys: &[&str]) -> (Vec<String>, Vec<String>) {
+        let conf = r#"{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd05::/48",
+            "Backend": {"Type": "host-gw"}}"#;
+        let conf = NetConf::parse(conf, Checks::Leases).unwrap();
+        let mut table = Table::default();
+        table.replace(
+            keys.iter()
+                .map(|key| Entry {
+                    key: format!("subnets/{key}"),
+                    value: r#"{"PublicIP":"192.0.2.1","BackendType":"host-gw"}"#.to_owned(),
+                    version: 1,
+                    lasts: false,
+                })
+                .collect(),
+        );
+        let peers = peers(&table, Some(&conf), None, None);
+        let kept = peers.leases.iter().filter_map(|l| l.subnets.to_key());
+        let wrong = peers.rubbish.into_iter().map(|rubbish| rubbish.name);
+        (kept.collect(), wrong.collect())
+    }
+
+    #[test]
+    fn of_claims_that_overlap_those_of_the_network_s_length_stay() {
+        let (kept, wrong) = split(&[
+            "10.5.1.0-25",
+            "10.5.1.0-24",
+            "10.5.2.128-25",
+            "10.5.2.0-24",
+            "10.5.4.0-22",
+            "10.5.5.0-24",
+            "10.5.7.0-24",
+            "10.5.9.0-24",
+        ]);
+        let usual = ["10.5.1.0-24", "10.5.2.0-24", "10.5.5.0-24"];
+        assert_eq!(kept[..3], usual);
+        assert_eq!(kept[3..], ["10.5.7.0-24", "10.5.9.0-24"]);
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        // Alone, a subnet of another length is a peer's like any other.
+        assert_eq!(split(&["10.5.4.0-22"]).0, ["10.5.4.0-22"]);
+    }
+
+    #[test]
+    fn claims_are_held_apart_in_both_families() {
+        let (kept, wrong) = split(&[
+            "10.5.1.0-24&fd05:0:0:1::-64",
+            "10.5.2.0-24&fd05:0:0:1::-65",
+            "10.5.3.0-24&fd05:0:0:3::-64",
+            "10.5.3.0-24",
+        ]);
+        assert_eq!(kept, ["10.5.1.0-24&fd05:0:0:1::-64", "10.5.3.0-24"]);
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+    }
 }
