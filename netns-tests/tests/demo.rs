@@ -87,6 +87,11 @@ fn a_kept_cluster_ends_when_it_is_told_to() {
     });
     let shown = kept.said_so_far();
     assert_eq!(shown.matches("nsenter -t ").count(), 3, "{shown}");
+    let node = last_node(&shown);
+    let device = Cmd::shell(&format!("{node} ip -d link show flannel.1"))
+        .run()
+        .ok();
+    assert!(device.stdout.contains("vxlan id 1 "), "{}", device.stdout);
     kept.signal(Signal::SIGINT);
     let done = kept.finish().ok();
     assert!(
@@ -94,6 +99,13 @@ fn a_kept_cluster_ends_when_it_is_told_to() {
         "{}",
         done.stdout
     );
+}
+
+/// How the demo says that its node is entered.
+fn last_node(shown: &str) -> &str {
+    let line = shown.lines().rfind(|line| line.contains("nsenter -t "));
+    let line = line.expect("a line that enters the node");
+    line.split(" cat ").next().unwrap_or(line).trim()
 }
 
 #[test]

@@ -198,12 +198,16 @@ impl Ours<'_> {
             News::Address { address, .. } if self.is_device(address.link) => {
                 (Some(Target::Address(address.link)), tables)
             }
-            News::Address { address, .. } => {
+            News::Address { address, gone } => {
+                let is_ground = address.link == self.links.ground;
+                // With the last address of a network go, untold, the routes by way of it.
+                let took_along = *gone && is_ground;
                 let dirty = Dirty {
-                    ground: address.link == self.links.ground || self.links.ground == 0,
+                    tables: took_along,
+                    ground: is_ground || self.links.ground == 0,
                     ..Dirty::default()
                 };
-                (None, dirty)
+                (took_along.then_some(Target::Link(address.link)), dirty)
             }
             News::Route { route, .. } => {
                 let known = self.believed.has_route_to(route.destination);

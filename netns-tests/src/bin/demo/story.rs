@@ -30,6 +30,7 @@ pub(crate) fn tell(world: &World, backend: Backend) {
     speed::show(&measure(&mut cluster, backend));
 
     if std::env::var_os(machine::KEEP).is_some_and(|keep| !keep.is_empty()) {
+        change_over(&mut cluster, backend);
         heading("Kept for you");
         keep::wait(&cluster, world.kind());
     }
@@ -160,21 +161,23 @@ fn measure(cluster: &mut Cluster, backend: Backend) -> Vec<Speed> {
     let mut nodes = Speed::new("node to node, no overlay");
     let this = measure_beside(&mut nodes, cluster, backend);
     let other = backend.other();
-    // The same leases and daemons' other configuration; the pods get the MTU that fits it.
-    cluster.stop();
-    cluster
-        .members
-        .iter()
-        .for_each(|member| drop(member.del_pods()));
-    Cluster::configure(other);
-    cluster.start();
-    cluster
-        .members
-        .iter_mut()
-        .for_each(|member| drop(member.add_pods()));
-    cluster.await_paths();
+    change_over(cluster, other);
     let other = measure_beside(&mut nodes, cluster, other);
     vec![nodes, this, other]
+}
+
+/// The same leases, another configuration; the pods are made anew, with the MTU that fits it.
+fn change_over(cluster: &mut Cluster, backend: Backend) {
+    cluster.stop();
+    for member in &cluster.members {
+        member.del_pods();
+    }
+    Cluster::configure(backend);
+    cluster.start();
+    for member in &mut cluster.members {
+        member.add_pods();
+    }
+    cluster.await_paths();
 }
 
 fn measure_beside(nodes: &mut Speed, cluster: &Cluster, backend: Backend) -> Speed {

@@ -162,7 +162,7 @@ impl Line {
             if column + 2 + what.chars().count() <= WIDTH {
                 println!("             {:column$}↑ {what}", "");
             } else {
-                println!("             {what:>column$} ↑");
+                println!("             {what:>0$} ↑", column.saturating_sub(1));
             }
         }
     }
