@@ -136,7 +136,9 @@ fn killed_at(node: &Node<'_>, n: u64) -> (bool, u64) {
     }
 }
 
+/// Worlds look alike: another test's daemon may have the very same command line.
 fn terminate_daemon_of(dir: &str) {
+    let world = fs::read_link("/proc/self/ns/mnt").unwrap();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     for entry in entries {
         let Some(pid) = entry
@@ -148,7 +150,8 @@ fn terminate_daemon_of(dir: &str) {
         };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
-        if line.starts_with(env!("CARGO_BIN_EXE_weftd")) && line.contains(dir) {
+        let is_ours = fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|ns| ns == world);
+        if is_ours && line.starts_with(env!("CARGO_BIN_EXE_weftd")) && line.contains(dir) {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }

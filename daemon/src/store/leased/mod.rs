@@ -3,6 +3,7 @@
 
 mod config;
 mod counted;
+mod missing;
 mod publisher;
 
 use std::future::{Future, pending, poll_fn};
@@ -21,6 +22,7 @@ use super::registry::{Change, Changes, Event, Registry, Trouble};
 use super::{Claim, Store, View};
 use config::Config;
 use counted::Counted;
+use missing::Missing;
 use publisher::Publisher;
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl<R: Registry + 'static> Store for Leased<R> {
                 registry: Counted::new(registry),
                 leasing: Leasing::new(terms, seed),
                 table: Table::default(),
+                missing: Missing::default(),
                 listed: false,
                 claim: Some(claim),
                 start: Instant::now(),
@@ -81,6 +84,7 @@ struct Running<R> {
     config: Config,
     leasing: Leasing,
     table: Table,
+    missing: Missing,
     /// The table was filled once.
     listed: bool,
     /// None when nobody is left who could change it.
@@ -126,13 +130,20 @@ impl<R: Registry> Running<R> {
         match self.registry.list().await {
             Ok(listing) => {
                 self.config.read(listing.config.as_ref());
+                let before = self.missing.is_after_outage().then(|| self.table.clone());
                 let changed = self.table.replace(listing.leases);
+                if let Some(before) = before {
+                    self.missing.listed(before, &self.table);
+                }
                 self.publisher.peers_differ |= changed | !self.listed;
                 self.listed = true;
                 self.changes_at = None;
                 self.leasing.listed();
             }
-            Err(_) => self.leasing.list_failed(self.start.elapsed()),
+            Err(_) => {
+                self.missing.outage();
+                self.leasing.list_failed(self.start.elapsed());
+            }
         }
         self.publisher.differs = true;
     }
@@ -160,10 +171,17 @@ impl<R: Registry> Running<R> {
             .config
             .is_unusable()
             .then(|| Instant::now() + LOOK_AGAIN);
-        let times = [until, self.publisher.due_at(), look_again, self.changes_at];
+        let times = [
+            until,
+            self.publisher.due_at(),
+            look_again,
+            self.changes_at,
+            self.missing.until(),
+        ];
         let at = times.into_iter().flatten().min();
         match self.wake(at).await {
             Woken::Time => {
+                self.publisher.peers_differ |= self.missing.give_up(Instant::now());
                 self.changes_at = self.changes_at.filter(|at| *at > Instant::now());
                 if look_again.is_some_and(|at| at <= Instant::now()) {
                     self.leasing.missed();
@@ -237,8 +255,14 @@ impl<R: Registry> Running<R> {
         let health = self.registry.health();
         let now = self.start.elapsed();
         let listed = self.listed.then_some(&self.table);
-        self.publisher
-            .publish(&self.config, &self.leasing, listed, health, now);
+        self.publisher.publish(
+            &self.config,
+            &self.leasing,
+            listed,
+            &self.missing,
+            health,
+            now,
+        );
     }
 
     fn take(&mut self, changes: Result<Changes, Trouble>) {
@@ -255,6 +279,7 @@ impl<R: Registry> Running<R> {
             }
             // Once it answers again, a listing says so soonest.
             Err(_) => {
+                self.missing.outage();
                 self.changes_at = Some(Instant::now() + self.failing.patient(&mut self.dice));
                 self.leasing.missed();
                 self.publisher.differs = true;
@@ -267,6 +292,9 @@ impl<R: Registry> Running<R> {
             Event::Put(entry) if entry.key == CONFIG => self.config.read(Some(&entry)),
             Event::Gone { key } if key == CONFIG => self.config.read(None),
             event => {
+                if let Event::Gone { key } = &event {
+                    self.missing.deleted(key);
+                }
                 self.publisher.peers_differ |= self.table.apply(event);
                 return;
             }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::missing::Missing;
 use crate::store::leasing::Leasing;
 use crate::store::leasing::peers::peers;
 use crate::store::leasing::table::Table;
@@ -68,6 +69,7 @@ impl Publisher {
         config: &Config,
         leasing: &Leasing,
         listed: Option<&Table>,
+        missing: &Missing,
         health: Health,
         now: Duration,
     ) {
@@ -79,6 +81,7 @@ impl Publisher {
             let own = leasing.subnets();
             let peers = peers(
                 table,
+                missing.table(),
                 conf.map(|conf| &**conf),
                 leasing.claim(),
                 own.as_ref(),

@@ -273,3 +273,30 @@ async fn five_thousand_leases_are_one_view() {
     println!("5,000 leases were a view after {:?}", begun.elapsed());
     assert_eq!((peers.leases.len(), peers.rubbish.len()), (5000, 0));
 }
+
+/// Each node gets its lease back in its own time.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_without_its_leases_takes_no_peer_away_at_once() {
+    let memory = Memory::new();
+    (0..5).for_each(|number| memory.peer(number));
+    let mut node = Node::start_over(memory.clone(), Some(claim(1)), 1);
+    node.until_held().await;
+    let all = node.until_peers(5).await;
+    memory.change(|state| state.down = true);
+    node.until(|view| view.health.trouble.clone()).await;
+    memory.change(|state| {
+        state.rows.retain(|key, _| key == CONFIG);
+        (state.down, state.missed) = (false, true);
+        // One of them has noticed; another one is gone for good.
+        state.put(&peer_key(1), &peer_value(1));
+    });
+    node.until_held().await;
+    node.until(|view| view.health.trouble.is_none().then_some(()))
+        .await;
+    assert_eq!(node.until_peers(5).await, all);
+    memory.peer(2);
+    memory.peer(3);
+    memory.peer(4);
+    let left = node.until_peers(4).await;
+    assert_eq!(left.leases[..], all.leases[1..]);
+}

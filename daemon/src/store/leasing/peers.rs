@@ -8,8 +8,10 @@ use crate::conf::NetConf;
 use crate::lease::{Lease, Subnets};
 use crate::store::{Claim, Peers, Rubbish};
 
+/// `missing` may come back, and counts until then unless somebody else is where it was.
 pub fn peers(
     table: &Table,
+    missing: &Table,
     conf: Option<&NetConf>,
     claim: Option<&Claim>,
     own: Option<&Subnets>,
@@ -21,11 +23,20 @@ pub fn peers(
             continue;
         }
         match usable(row, conf, own) {
-            Ok(lease) => claims.extend(lease.map(|lease| Claimed { key, lease })),
+            Ok(lease) => claims.extend(lease.map(|lease| Claimed::new(key, lease, true))),
             Err(why) => rubbish.push(Rubbish {
                 name: key.to_owned(),
                 why,
             }),
+        }
+    }
+    for (key, row) in missing.rows() {
+        let is_ours = claim.is_some_and(|claim| ours(claim, row).is_some());
+        if !is_ours
+            && table.get(key).is_none()
+            && let Ok(lease) = usable(row, conf, own)
+        {
+            claims.extend(lease.map(|lease| Claimed::new(key, lease, false)));
         }
     }
     let v4_len = conf.and_then(|conf| conf.v4).map(|pool| pool.subnet_len);
@@ -48,6 +59,14 @@ pub fn peers(
 struct Claimed<'a> {
     key: &'a str,
     lease: Arc<Lease>,
+    /// Not missing.
+    stands: bool,
+}
+
+impl<'a> Claimed<'a> {
+    fn new(key: &'a str, lease: Arc<Lease>, stands: bool) -> Self {
+        Self { key, lease, stands }
+    }
 }
 
 /// Of two nodes that claim the same addresses one is wrong, and would draw the other's packets:
@@ -73,17 +92,19 @@ fn set_apart<'a>(
             apart.push(next);
             continue;
         };
-        let (right, wrong) = match next.1 && !last.1 {
+        let (right, wrong) = match (next.2.stands, next.1) > (last.2.stands, last.1) {
             true => (next, last),
             false => (last, next),
         };
-        rubbish.push(Rubbish {
-            name: wrong.2.key.to_owned(),
-            why: format!(
-                "it claims {}, which overlaps {} of another node",
-                wrong.2.lease.subnets, right.2.lease.subnets
-            ),
-        });
+        if wrong.2.stands {
+            rubbish.push(Rubbish {
+                name: wrong.2.key.to_owned(),
+                why: format!(
+                    "it claims {}, which overlaps {} of another node",
+                    wrong.2.lease.subnets, right.2.lease.subnets
+                ),
+            });
+        }
         apart.push(right);
     }
     kept.extend(apart.into_iter().map(|(.., claimed)| claimed));
@@ -152,7 +173,7 @@ mod tests {
                 })
                 .collect(),
         );
-        let peers = peers(&table, Some(&conf), None, None);
+        let peers = peers(&table, &Table::default(), Some(&conf), None, None);
         let kept = peers.leases.iter().filter_map(|l| l.subnets.to_key());
         let wrong = peers.rubbish.into_iter().map(|rubbish| rubbish.name);
         (kept.collect(), wrong.collect())

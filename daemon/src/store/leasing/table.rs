@@ -63,6 +63,22 @@ impl Table {
         self.rows.iter().map(|(key, row)| (key.as_str(), row))
     }
 
+    /// What of it `other` has not.
+    #[must_use]
+    pub fn without(mut self, other: &Self) -> Self {
+        self.rows.retain(|key, _| !other.rows.contains_key(key));
+        self
+    }
+
+    /// With what `other` has beyond it.
+    #[must_use]
+    pub fn with(mut self, other: Self) -> Self {
+        for (key, row) in other.rows {
+            self.rows.entry(key).or_insert(row);
+        }
+        self
+    }
+
     pub fn count(&self) -> usize {
         self.rows.len()
     }
