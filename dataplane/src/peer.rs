@@ -30,6 +30,8 @@ pub struct Peer {
 pub struct PeerTable {
     index: Table,
     entries: Vec<Entry>,
+    /// Where datagrams may come from.
+    senders: Vec<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl PeerTable {
                 own,
             }),
             entries: peers.iter().map(|peer| Entry::new(peer, port)).collect(),
+            senders: addresses.iter().map(|(address, _)| *address).collect(),
         }
     }
 
@@ -126,6 +129,10 @@ impl PeerTable {
 
     pub(crate) fn entry(&self, peer: u32) -> Option<&Entry> {
         self.entries.get(peer as usize)
+    }
+
+    pub(crate) fn senders(&self) -> &[IpAddr] {
+        &self.senders
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {

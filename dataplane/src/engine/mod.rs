@@ -9,7 +9,7 @@ mod post;
 mod wait;
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -19,10 +19,11 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::peer::{PeerTable, Place, View};
-use crate::rungs::{Footing, Notices, Rungs};
+use crate::rungs::{Footing, Notice, Notices, Rungs};
 use crate::stats::{Counters, Direction, PeerStats, Stats};
 use crate::tun::{Offloads, Tun};
-use crate::udp::{Leaving, Sockets};
+use crate::udp::{self, Leaving, Sockets};
+use crate::{sieve, sys};
 use answer::Answers;
 use egress::Egress;
 use ingress::Ingress;
@@ -125,6 +126,7 @@ impl Engine {
             sent: Vec::new(),
             received: Vec::new(),
         };
+        engine.shared.sieve();
         for number in 0..engine.shared.queues.len() {
             engine.spawn_pair(number, offloads)?;
         }
@@ -134,6 +136,7 @@ impl Engine {
     /// From here on the threads know these peers. No packet is lost over it.
     pub fn swap(&self, peers: PeerTable) {
         self.shared.place.swap(peers);
+        self.shared.sieve();
     }
 
     pub fn stats(&self) -> Stats {
@@ -145,6 +148,7 @@ impl Engine {
         Stats {
             sent: sum(&self.sent),
             received: sum(&self.received),
+            unheard: self.shared.unheard(),
             peers: self.peer_stats(),
             notices: self.shared.footing.notices.given().collect(),
         }
@@ -229,6 +233,28 @@ impl Drop for Engine {
 impl Shared {
     fn view(&self) -> View {
         View::new(Arc::clone(&self.place))
+    }
+
+    /// Has the kernel drop what comes from none of the peers.
+    fn sieve(&self) {
+        let table = self.place.current();
+        let program = |v6| sieve::program(v6, table.senders().iter().copied());
+        let (v4, v6) = (program(false), program(true));
+        for socket in self.queues.iter().flat_map(|queue| &queue.listening) {
+            let program = match udp::is_v6(socket) {
+                true => &v6,
+                false => &v4,
+            };
+            if sys::attach_filter(socket.as_fd(), program).is_err() {
+                self.footing.notices.give(Notice::FilterRefused);
+            }
+        }
+    }
+
+    fn unheard(&self) -> u64 {
+        let sockets = self.queues.iter().flat_map(|queue| &queue.listening);
+        let drops = sockets.map(|socket| sys::drops(socket.as_fd()).unwrap_or(0));
+        drops.map(u64::from).sum()
     }
 }
 

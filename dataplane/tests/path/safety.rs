@@ -49,7 +49,9 @@ fn a_stranger_is_not_heard() {
         stranger
             .send_to(&packet(PEERS_POD, OUR_POD), ("192.0.2.1", PORT))
             .unwrap();
-        counted(engine, Drop::UnknownSender);
+        wait_until("the stranger is counted", LIMIT, || {
+            engine.stats().unheard == 1
+        });
         assert_eq!(engine.stats().received.packets, 0);
     });
 }
