@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 /// One instruction of the kernel's packet filters (`struct sock_filter`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Instruction {
@@ -18,14 +20,12 @@ pub(crate) fn program(v6: bool, senders: impl IntoIterator<Item = IpAddr>) -> Ve
     let mut columns: Vec<Vec<u32>> = vec![Vec::new(); if v6 { 4 } else { 1 }];
     for sender in senders {
         match sender.to_canonical() {
-            IpAddr::V4(sender) if !v6 => columns[0].push(sender.to_bits()),
-            IpAddr::V6(sender) if v6 => {
-                let words = sender.octets();
-                for (column, word) in columns.iter_mut().zip(words.as_chunks::<4>().0) {
-                    column.push(u32::from_be_bytes(*word));
+            sender if sender.is_ipv6() == v6 => {
+                for (column, word) in columns.iter_mut().zip(words(sender)) {
+                    column.push(word);
                 }
             }
-            IpAddr::V4(_) | IpAddr::V6(_) => (),
+            _ => (),
         }
     }
     let source = NETWORK_HEADER + if v6 { 8 } else { 12 };
@@ -38,6 +38,79 @@ pub(crate) fn program(v6: bool, senders: impl IntoIterator<Item = IpAddr>) -> Ve
     program
 }
 
+/// The same, and of a peer's datagrams only those whose first packet goes to one of our own
+/// subnets. This is for a flood under a peer's address: what is dropped here is not looked at, and
+/// so not counted by its reason.
+pub(crate) fn strict_program(
+    v6: bool,
+    senders: impl IntoIterator<Item = IpAddr>,
+    own: &[IpNetwork],
+) -> Vec<Instruction> {
+    let mut program = program(v6, senders);
+    if own.len() > OWN {
+        return program;
+    }
+    program.pop();
+    let (mut to_v4, mut to_v6) = (Vec::new(), Vec::new());
+    for subnet in own {
+        let (words, masks) = (words(subnet.network()), words(subnet.mask()));
+        let (to, at) = match subnet {
+            IpNetwork::V4(_) => (&mut to_v4, PAYLOAD + 16),
+            IpNetwork::V6(_) => (&mut to_v6, PAYLOAD + 24),
+        };
+        lies_in(&words, &masks, at, to);
+    }
+    to_v4.push(plain(RETURN, NOTHING));
+    to_v6.push(plain(RETURN, NOTHING));
+    program.push(plain(LOAD_BYTE, PAYLOAD));
+    program.push(plain(SHIFT_RIGHT, 4));
+    program.push(jump_unless_equal(4, to_v4.len()));
+    program.append(&mut to_v4);
+    program.push(jump_unless_equal(6, to_v6.len() - 1));
+    program.append(&mut to_v6);
+    program
+}
+
+/// More of our own are not looked for.
+const OWN: usize = 8;
+/// A socket's data begin with the UDP header.
+const PAYLOAD: u32 = 8;
+
+/// Passes the datagram if the address at `at` lies in the subnet, and goes on behind otherwise.
+fn lies_in(subnet: &[u32], masks: &[u32], at: u32, program: &mut Vec<Instruction>) {
+    for (i, ((word, mask), at)) in subnet.iter().zip(masks).zip((at..).step_by(4)).enumerate() {
+        let left = (subnet.len() - 1 - i) * 3 + 1;
+        program.push(plain(LOAD_WORD, at));
+        program.push(plain(AND, *mask));
+        program.push(jump_unless_equal(*word, left));
+    }
+    program.push(plain(RETURN, WHOLE));
+}
+
+fn words(address: IpAddr) -> Vec<u32> {
+    match address {
+        IpAddr::V4(address) => vec![address.to_bits()],
+        IpAddr::V6(address) => {
+            let words = address.octets();
+            let words = words.as_chunks::<4>().0.iter();
+            words.map(|word| u32::from_be_bytes(*word)).collect()
+        }
+    }
+}
+
+fn jump_unless_equal(value: u32, past: usize) -> Instruction {
+    Instruction {
+        code: JUMP_IF_EQUAL,
+        jump_true: 0,
+        jump_false: u8::try_from(past).unwrap_or(u8::MAX),
+        value,
+    }
+}
+
+const LOAD_BYTE: u16 = 0x30;
+const AND: u16 = 0x54;
+const SHIFT_RIGHT: u16 = 0x74;
+const JUMP_IF_EQUAL: u16 = 0x15;
 const LOAD_WORD: u16 = 0x20;
 const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_UNLESS_LESS: u16 = 0x35;
@@ -107,13 +180,29 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel would do with a datagram from there.
     fn passes(program: &[Instruction], sender: IpAddr) -> bool {
+        runs(program, sender, &[])
+    }
+
+    /// What the kernel would do with a datagram from there.
+    fn runs(program: &[Instruction], sender: IpAddr, payload: &[u8]) -> bool {
         let (source, bytes) = match sender {
             IpAddr::V4(sender) => (12, sender.octets().to_vec()),
             IpAddr::V6(sender) => (8, sender.octets().to_vec()),
         };
-        let (mut at, mut word) = (0, 0);
+        let load = |value: u32, length: usize| {
+            let (bytes, from) = match value.checked_sub(NETWORK_HEADER) {
+                Some(at) => (&bytes[..], at - source),
+                None => (payload, value - PAYLOAD),
+            };
+            let bytes = bytes.get(from as usize..from as usize + length)?;
+            Some(
+                bytes
+                    .iter()
+                    .fold(0, |word, byte| word << 8 | u32::from(*byte)),
+            )
+        };
+        let (mut at, mut word) = (0, 0_u32);
         loop {
             let Instruction {
                 code,
@@ -124,10 +213,16 @@ mod tests {
             let jump = |taken| usize::from(if taken { jump_true } else { jump_false });
             at += 1;
             match code {
-                LOAD_WORD => {
-                    let from = (value - NETWORK_HEADER - source) as usize;
-                    word = u32::from_be_bytes(bytes[from..from + 4].try_into().unwrap());
+                LOAD_WORD | LOAD_BYTE => {
+                    let length = if code == LOAD_WORD { 4 } else { 1 };
+                    let Some(loaded) = load(value, length) else {
+                        return false;
+                    };
+                    word = loaded;
                 }
+                AND => word &= value,
+                SHIFT_RIGHT => word >>= value,
+                JUMP_IF_EQUAL => at += jump(word == value),
                 JUMP_IF_GREATER => at += jump(word > value),
                 JUMP_UNLESS_LESS => at += jump(word >= value),
                 RETURN => return value != NOTHING,
@@ -162,6 +257,42 @@ mod tests {
             &program(true, [v4(1)]),
             Ipv6Addr::UNSPECIFIED.into()
         ));
+    }
+
+    #[test]
+    fn the_strict_one_looks_at_the_inner_destination() {
+        let own = [
+            "10.1.7.0/24",
+            "10.2.0.0/16",
+            "fd00:0:0:7::/64",
+            "fd00:8::/33",
+        ];
+        let own = own.map(|subnet| subnet.parse().unwrap());
+        let program = strict_program(false, [v4(1)], &own);
+        let goes = |destination: &str| {
+            let mut packet = [0; 40];
+            match destination.parse().unwrap() {
+                IpAddr::V4(to) => {
+                    packet[0] = 0x45;
+                    packet[16..20].copy_from_slice(&to.octets());
+                }
+                IpAddr::V6(to) => {
+                    packet[0] = 0x60;
+                    packet[24..40].copy_from_slice(&to.octets());
+                }
+            }
+            assert!(!runs(&program, v4(2), &packet));
+            runs(&program, v4(1), &packet)
+        };
+        for destination in ["10.1.7.9", "10.2.255.1", "fd00:0:0:7::9", "fd00:8:7fff::1"] {
+            assert!(goes(destination), "{destination}");
+        }
+        for destination in ["10.1.8.9", "10.3.0.0", "fd00:0:0:8::9", "fd00:8:8000::1"] {
+            assert!(!goes(destination), "{destination}");
+        }
+        for garbage in [&[][..], &[0x45; 15], &[0x60; 39], &[0x10; 100]] {
+            assert!(!runs(&program, v4(1), garbage));
+        }
     }
 
     proptest! {

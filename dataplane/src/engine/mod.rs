@@ -3,6 +3,7 @@
 mod answer;
 mod batches;
 mod egress;
+mod guard;
 mod ingress;
 mod linger;
 mod post;
@@ -19,13 +20,14 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::peer::{PeerTable, Place, View};
-use crate::rungs::{Footing, Notice, Notices, Rungs};
+use crate::rungs::{Footing, Notices, Rungs};
 use crate::stats::{Counters, Direction, PeerStats, Stats};
+use crate::sys;
 use crate::tun::{Offloads, Tun};
-use crate::udp::{self, Leaving, Sockets};
-use crate::{sieve, sys};
+use crate::udp::{Leaving, Sockets};
 use answer::Answers;
 use egress::Egress;
+use guard::Ask;
 use ingress::Ingress;
 use linger::Pace;
 
@@ -235,19 +237,11 @@ impl Shared {
         View::new(Arc::clone(&self.place))
     }
 
-    /// Has the kernel drop what comes from none of the peers.
     fn sieve(&self) {
         let table = self.place.current();
-        let program = |v6| sieve::program(v6, table.senders().iter().copied());
-        let (v4, v6) = (program(false), program(true));
-        for socket in self.queues.iter().flat_map(|queue| &queue.listening) {
-            let program = match udp::is_v6(socket) {
-                true => &v6,
-                false => &v4,
-            };
-            if sys::attach_filter(socket.as_fd(), program).is_err() {
-                self.footing.notices.give(Notice::FilterRefused);
-            }
+        for queue in &self.queues {
+            let notices = &self.footing.notices;
+            guard::sieve(&queue.listening, &table, Ask::Lenient, notices);
         }
     }
 

@@ -92,3 +92,25 @@ fn what_is_no_packet_is_counted_and_nothing_else() {
         assert!(engine.runs());
     });
 }
+
+#[test]
+fn a_flood_under_a_peers_address_ends_at_the_socket() {
+    against_forgeries(|cluster, engine, forger| {
+        let foreign = packet(PEERS_POD, [10, 1, 3, 2]);
+        wait_until("the kernel looks closer", LIMIT, || {
+            (0..256).for_each(|_| drop(forger.send(&foreign)));
+            engine.stats().unheard > 0
+        });
+        assert!(engine.stats().received.dropped(Drop::ForeignDestination) >= 1024);
+        forger.send(&packet(PEERS_POD, OUR_POD)).unwrap();
+        wait_until("a right one passes", LIMIT, || {
+            engine.stats().received.packets == 1
+        });
+        // Who comes with a swap is heard at once.
+        engine.swap(cluster.a.table(Outer::V4));
+        forger.send(&packet(PEERS_POD, OUR_POD)).unwrap();
+        wait_until("a right one passes", LIMIT, || {
+            engine.stats().received.packets == 2
+        });
+    });
+}
