@@ -9,6 +9,7 @@ pub mod handover;
 pub mod packet;
 pub mod peer;
 pub mod rungs;
+mod sieve;
 pub mod stats;
 mod sys;
 pub mod tun;

@@ -30,6 +30,9 @@ pub struct Peer {
 pub struct PeerTable {
     index: Table,
     entries: Vec<Entry>,
+    /// Where datagrams may come from.
+    senders: Vec<IpAddr>,
+    own: Vec<IpNetwork>,
 }
 
 #[derive(Debug)]
@@ -111,6 +114,8 @@ impl PeerTable {
                 own,
             }),
             entries: peers.iter().map(|peer| Entry::new(peer, port)).collect(),
+            senders: addresses.iter().map(|(address, _)| *address).collect(),
+            own: own.to_vec(),
         }
     }
 
@@ -126,6 +131,14 @@ impl PeerTable {
 
     pub(crate) fn entry(&self, peer: u32) -> Option<&Entry> {
         self.entries.get(peer as usize)
+    }
+
+    pub(crate) fn own(&self) -> &[IpNetwork] {
+        &self.own
+    }
+
+    pub(crate) fn senders(&self) -> &[IpAddr] {
+        &self.senders
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -219,13 +232,16 @@ impl View {
         }
     }
 
+    /// Says whether there is another table.
     #[inline]
-    pub(crate) fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self) -> bool {
         let generation = self.place.generation.load(Ordering::Acquire);
-        if generation != self.generation {
+        let changed = generation != self.generation;
+        if changed {
             self.generation = generation;
             self.table = self.place.current();
         }
+        changed
     }
 
     pub(crate) fn table(&self) -> &PeerTable {

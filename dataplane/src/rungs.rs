@@ -67,6 +67,7 @@ pub enum Notice {
     BuffersSmall,
     /// Somebody deleted the TUN: the packet threads have ended.
     DeviceGone,
+    FilterRefused,
     GroRefused,
     GsoRefused,
     ReceiveManyRefused,
@@ -78,10 +79,11 @@ pub enum Notice {
 }
 
 impl Notice {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AnswersRefused,
         Self::BuffersSmall,
         Self::DeviceGone,
+        Self::FilterRefused,
         Self::GroRefused,
         Self::GsoRefused,
         Self::ReceiveManyRefused,
@@ -98,6 +100,7 @@ impl Notice {
             Self::AnswersRefused => "answers_refused",
             Self::BuffersSmall => "buffers_small",
             Self::DeviceGone => "device_gone",
+            Self::FilterRefused => "filter_refused",
             Self::GroRefused => "gro_refused",
             Self::GsoRefused => "gso_refused",
             Self::ReceiveManyRefused => "receive_many_refused",
@@ -121,6 +124,9 @@ impl fmt::Display for Notice {
                  bursts may be lost"
             }
             Self::DeviceGone => "the TUN was deleted: no packet moves until it is made again",
+            Self::FilterRefused => {
+                "no filter on the socket: a flood by strangers takes the place of peers' packets"
+            }
             Self::GroRefused => "the kernel has no UDP_GRO (Linux 5.0): packets arrive one by one",
             Self::GsoRefused => {
                 "the way out refuses UDP_SEGMENT (its device lacks checksum offload, or the \

@@ -13,6 +13,8 @@ pub struct Stats {
     pub sent: Direction,
     /// From the peers to the pods.
     pub received: Direction,
+    /// Datagrams that the kernel kept from the sockets: a stranger's, or one too many.
+    pub unheard: u64,
     pub peers: Vec<PeerStats>,
     /// What had to be done without.
     pub notices: Vec<Notice>,

@@ -11,6 +11,8 @@ use std::ptr;
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_storage};
 use socket2::SockAddr;
 
+use crate::sieve::Instruction;
+
 /// Makes `tun` (an open /dev/net/tun) a queue of the device of that name. Says how the device is
 /// called.
 pub(crate) fn attach_queue(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<String> {
@@ -96,6 +98,53 @@ pub(crate) fn option(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::R
         )
     })?;
     Ok(value)
+}
+
+/// From here on the socket's queue takes only what the program lets through.
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let instruction = |of: &Instruction| libc::sock_filter {
+        code: of.code,
+        jt: of.jump_true,
+        jf: of.jump_false,
+        k: of.value,
+    };
+    let mut program: Vec<libc::sock_filter> = program.iter().map(instruction).collect();
+    let whole = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(u16::MAX),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the pointer and the length are those of a sock_fprog, whose own are those of a
+    // vector; both outlive the call, which copies the instructions and checks them.
+    checked(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const whole).cast(),
+            size::<libc::sock_fprog>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// How many datagrams the socket's queue has not taken: for a filter's sake, or for want of room.
+pub(crate) fn drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    const SO_MEMINFO: c_int = 55;
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut values = [0_u32; SK_MEMINFO_DROPS + 1];
+    let mut length = size::<[u32; SK_MEMINFO_DROPS + 1]>();
+    // SAFETY: the pointer and the length are those of an array that outlives the call, and any
+    // bits are numbers.
+    checked(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(values[SK_MEMINFO_DROPS])
 }
 
 /// How many messages one system call takes at most.

@@ -264,6 +264,10 @@ fn datagrams(local: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
+pub(crate) fn is_v6(socket: impl AsFd) -> bool {
+    local_of(socket).is_ok_and(|local| local.is_ipv6())
+}
+
 fn local_of(socket: impl AsFd) -> Result<SocketAddr> {
     let local = rustix::net::getsockname(socket)
         .and_then(|name| SocketAddr::try_from(name).map_err(|_| Errno::AFNOSUPPORT));

@@ -2,10 +2,12 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::answer::Reason;
+use super::guard::{self, Ask, Guard};
 use super::linger::{Linger, Way};
 use super::wait::{Woken, wait};
 use super::{Queue, Shared};
@@ -25,6 +27,7 @@ pub(super) struct Ingress<'a> {
     sockets: Vec<BorrowedFd<'a>>,
     inbox: Inbox,
     gate: Gate<'a>,
+    guard: Guard,
 }
 
 /// What stands between the wire and the pods.
@@ -34,6 +37,8 @@ struct Gate<'a> {
     view: View,
     coalescer: Coalescer,
     tun: Tun<'a>,
+    /// How many receives brought nothing that was let in, since that was last asked for.
+    refused: usize,
 }
 
 /// The TUN's queue that packets are written to.
@@ -74,7 +79,9 @@ impl<'a> Ingress<'a> {
                 view: shared.view(),
                 coalescer: Coalescer::new(FLOWS, accepts),
                 tun,
+                refused: 0,
             },
+            guard: Guard::default(),
         }
     }
 
@@ -125,11 +132,32 @@ impl<'a> Ingress<'a> {
                 return 0;
             }
         };
-        self.gate.view.refresh();
+        self.refresh();
         for i in 0..received {
             self.gate.pass(&mut self.inbox.datagrams(i));
         }
+        self.watch(received);
         received
+    }
+
+    fn watch(&mut self, received: usize) {
+        let refused = std::mem::take(&mut self.gate.refused);
+        if let Some(ask) = self.guard.note(received, refused, Instant::now) {
+            let notices = &self.shared.footing.notices;
+            let table = self.gate.view.table();
+            guard::sieve(&self.queue.listening, table, ask, notices);
+            // A swap in between has told the kernel of its peers too early.
+            self.refresh();
+        }
+    }
+
+    fn refresh(&mut self) {
+        if self.gate.view.refresh() {
+            self.guard.forget();
+            let notices = &self.shared.footing.notices;
+            let table = self.gate.view.table();
+            guard::sieve(&self.queue.listening, table, Ask::Lenient, notices);
+        }
     }
 }
 
@@ -138,6 +166,7 @@ impl Gate<'_> {
         let size = datagrams.segment.max(1);
         let count = datagrams.bytes.len().div_ceil(size);
         self.counters.called(count);
+        self.refused += 1;
         if datagrams.cut_off {
             return self.counters.dropped(Drop::CutOff, count.max(1));
         }
@@ -161,6 +190,7 @@ impl Gate<'_> {
             }
         }
         self.note(peer, packets, bytes);
+        self.refused -= usize::from(peer.is_some());
     }
 
     /// Lets a packet in, and says whose it was.

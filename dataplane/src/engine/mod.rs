@@ -3,13 +3,14 @@
 mod answer;
 mod batches;
 mod egress;
+mod guard;
 mod ingress;
 mod linger;
 mod post;
 mod wait;
 
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -21,10 +22,12 @@ use crate::error::{Error, Result};
 use crate::peer::{PeerTable, Place, View};
 use crate::rungs::{Footing, Notices, Rungs};
 use crate::stats::{Counters, Direction, PeerStats, Stats};
+use crate::sys;
 use crate::tun::{Offloads, Tun};
 use crate::udp::{Leaving, Sockets};
 use answer::Answers;
 use egress::Egress;
+use guard::Ask;
 use ingress::Ingress;
 use linger::Pace;
 
@@ -125,6 +128,7 @@ impl Engine {
             sent: Vec::new(),
             received: Vec::new(),
         };
+        engine.shared.sieve();
         for number in 0..engine.shared.queues.len() {
             engine.spawn_pair(number, offloads)?;
         }
@@ -134,6 +138,7 @@ impl Engine {
     /// From here on the threads know these peers. No packet is lost over it.
     pub fn swap(&self, peers: PeerTable) {
         self.shared.place.swap(peers);
+        self.shared.sieve();
     }
 
     pub fn stats(&self) -> Stats {
@@ -145,6 +150,7 @@ impl Engine {
         Stats {
             sent: sum(&self.sent),
             received: sum(&self.received),
+            unheard: self.shared.unheard(),
             peers: self.peer_stats(),
             notices: self.shared.footing.notices.given().collect(),
         }
@@ -229,6 +235,20 @@ impl Drop for Engine {
 impl Shared {
     fn view(&self) -> View {
         View::new(Arc::clone(&self.place))
+    }
+
+    fn sieve(&self) {
+        let table = self.place.current();
+        for queue in &self.queues {
+            let notices = &self.footing.notices;
+            guard::sieve(&queue.listening, &table, Ask::Lenient, notices);
+        }
+    }
+
+    fn unheard(&self) -> u64 {
+        let sockets = self.queues.iter().flat_map(|queue| &queue.listening);
+        let drops = sockets.map(|socket| sys::drops(socket.as_fd()).unwrap_or(0));
+        drops.map(u64::from).sum()
     }
 }
 

@@ -49,7 +49,9 @@ fn a_stranger_is_not_heard() {
         stranger
             .send_to(&packet(PEERS_POD, OUR_POD), ("192.0.2.1", PORT))
             .unwrap();
-        counted(engine, Drop::UnknownSender);
+        wait_until("the stranger is counted", LIMIT, || {
+            engine.stats().unheard == 1
+        });
         assert_eq!(engine.stats().received.packets, 0);
     });
 }
@@ -88,5 +90,27 @@ fn what_is_no_packet_is_counted_and_nothing_else() {
         // An empty datagram has no packet in it.
         wait_until("all are counted", LIMIT, || malformed() == 5);
         assert!(engine.runs());
+    });
+}
+
+#[test]
+fn a_flood_under_a_peers_address_ends_at_the_socket() {
+    against_forgeries(|cluster, engine, forger| {
+        let foreign = packet(PEERS_POD, [10, 1, 3, 2]);
+        wait_until("the kernel looks closer", LIMIT, || {
+            (0..256).for_each(|_| drop(forger.send(&foreign)));
+            engine.stats().unheard > 0
+        });
+        assert!(engine.stats().received.dropped(Drop::ForeignDestination) >= 1024);
+        forger.send(&packet(PEERS_POD, OUR_POD)).unwrap();
+        wait_until("a right one passes", LIMIT, || {
+            engine.stats().received.packets == 1
+        });
+        // Who comes with a swap is heard at once.
+        engine.swap(cluster.a.table(Outer::V4));
+        forger.send(&packet(PEERS_POD, OUR_POD)).unwrap();
+        wait_until("a right one passes", LIMIT, || {
+            engine.stats().received.packets == 2
+        });
     });
 }
