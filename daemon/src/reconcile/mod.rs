@@ -233,10 +233,8 @@ impl Reconciler {
     fn round(&mut self) {
         let began = Instant::now();
         self.report.begin();
-        match self.try_round() {
-            Ok(()) => {}
-            Err(obstacle) => self.report.not_ready(obstacle),
-        }
+        let outcome = self.try_round();
+        self.report.set_ready(outcome);
         self.report.end(began.elapsed());
         (self.outbox.report)(&self.report);
     }

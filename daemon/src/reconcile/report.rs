@@ -76,7 +76,16 @@ impl Report {
     pub(super) fn begin(&mut self) {
         self.rounds += 1;
         self.told = 0;
-        self.ready = Ok(());
+    }
+
+    /// Said whenever it changes: a node that cannot serve says so in the log, too.
+    pub(super) fn set_ready(&mut self, ready: Result<(), String>) {
+        match &ready {
+            _ if ready == self.ready => {}
+            Ok(()) => tracing::info!("ready"),
+            Err(why) => tracing::warn!("not ready: {why}"),
+        }
+        self.ready = ready;
     }
 
     pub(super) fn end(&mut self, took: Duration) {
@@ -86,10 +95,6 @@ impl Report {
         self.last_took = took;
         self.longest = self.longest.max(took);
         self.spent += took;
-    }
-
-    pub(super) fn not_ready(&mut self, why: String) {
-        self.ready = Err(why);
     }
 
     /// Said once, however often it is met.

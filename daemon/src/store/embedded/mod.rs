@@ -187,9 +187,7 @@ impl Embedded {
             let key = found.entry.key.clone();
             let known = gone.remove(&key);
             self.told.insert(key, found.told());
-            if known.is_none_or(|known| known.version != found.entry.version) {
-                events.push(Event::Put(found.entry));
-            }
+            events.extend(news(known.map(|known| known.version), found.entry));
         }
         events.extend(gone.into_keys().map(|key| Event::Gone { key }));
         Ok(events)
@@ -206,9 +204,9 @@ impl Embedded {
                 .filter(|found| !found.is_over(&now));
             let known = self.told.get(&key).map(|told| told.version);
             match found {
-                Some(found) if known != Some(found.entry.version) => {
+                Some(found) => {
                     self.told.insert(key, found.told());
-                    events.push(Event::Put(found.entry));
+                    events.extend(news(known, found.entry));
                 }
                 None if self.told.remove(&key).is_some() => events.push(Event::Gone { key }),
                 _ => {}
@@ -220,6 +218,19 @@ impl Embedded {
     fn until_next_end(&self) -> Option<Duration> {
         let next = self.told.values().filter_map(|told| told.ends).min()?;
         Some(next.saturating_sub(self.clock.now().elapsed))
+    }
+}
+
+/// A version grows with each write, so one that fell tells that the key was gone in between:
+/// somebody's own file, whose version is far above our count, was deleted and a lease made anew.
+fn news(known: Option<i64>, entry: Entry) -> Vec<Event> {
+    match known {
+        Some(known) if known == entry.version => Vec::new(),
+        Some(known) if known > entry.version => {
+            let key = entry.key.clone();
+            vec![Event::Gone { key }, Event::Put(entry)]
+        }
+        Some(_) | None => vec![Event::Put(entry)],
     }
 }
 

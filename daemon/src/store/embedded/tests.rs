@@ -308,3 +308,26 @@ async fn what_stands_in_the_way_is_told() {
         .to_string();
     assert!(told.contains("give this user the right"), "{told}");
 }
+
+/// A file of an operator's has a version far above our count, and whoever looks only after it
+/// was deleted and a lease made in its place must not take the lease for old news.
+#[tokio::test]
+async fn a_lease_in_the_place_of_an_operators_file_is_news() {
+    let scratch = Scratch::new();
+    let mut registry = Embedded::open(&scratch.0);
+    registry.list().await.unwrap();
+    fs::write(scratch.file(KEY), "{\"theirs\":1}").unwrap();
+    assert!(matches!(&events(&mut registry).await[..], [Event::Put(_)]));
+    fs::remove_file(scratch.file(KEY)).unwrap();
+    let mut other = Embedded::open(&scratch.0);
+    done(
+        &mut other,
+        put(KEY, Expected::Absent, "{\"ours\":1}", Some(60)),
+    )
+    .await;
+    let told = events(&mut registry).await;
+    assert!(
+        matches!(&told[..], [Event::Gone { .. }, Event::Put(entry)] if entry.value == "{\"ours\":1}"),
+        "{told:?}"
+    );
+}
