@@ -90,6 +90,11 @@ bench: test-packages build ## ours, the Go plugins, netavark and the floor, side
 	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/floor dist/bench/floor
 	cargo run --quiet --locked --profile measure -p weft-benches -- $(BENCH)
 
+.PHONY: bench-daemon
+bench-daemon: test-packages build ## weftd, flanneld's serial work and the floor, side by side
+	@mkdir -p dist/bench && cp dist/sbin/weftd dist/bench/weftd
+	cargo run --quiet --locked --profile measure -p weft-benches --bin daemon -- $(BENCH)
+
 .PHONY: bench-path
 bench-path: rust ## every way between two nodes' pods, side by side
 	@$(call packages,$(PATH_PACKAGES))
