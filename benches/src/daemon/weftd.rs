@@ -1,5 +1,7 @@
 //! A release weftd on a node, watched from outside.
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,15 @@ impl Weftd {
         });
     }
 
+    /// Until it says that all is programmed, as it is after a restart, too.
+    #[track_caller]
+    pub(crate) fn until_ready(&self, node: &Node) {
+        wait_until("weftd is ready", PATIENCE, || {
+            self.assert_alive();
+            node.netns.enter(is_ready)
+        });
+    }
+
     #[track_caller]
     pub(crate) fn assert_alive(&self) {
         let said = || self.running.said_so_far();
@@ -109,6 +120,23 @@ impl Weftd {
         });
         Duration::from_nanos(nanos.sum())
     }
+}
+
+/// On the node of the calling thread.
+fn is_ready() -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", HEALTHZ))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: weftd\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    ask().is_ok_and(|answer| {
+        answer
+            .lines()
+            .next()
+            .is_some_and(|line| line.contains(" 200 "))
+    })
 }
 
 pub(crate) fn command(node: &Node, leases: &Leases, way: Way<'_>) -> Cmd {

@@ -1,7 +1,6 @@
 //! A restart where all is as it should be: nothing is changed, and nobody notices.
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,13 +45,12 @@ pub(super) fn run(bench: &Bench<'_>, report: &mut Report) {
     let rulesets = rulesets.as_mut().expect("listen to nftables");
     for round in 0..bench.rounds(8) {
         let signal = [Signal::SIGTERM, Signal::SIGKILL][usize::from(round % 2)];
-        let served = inode(&nodes[0]);
         listener.until_quiet(QUIET, PATIENCE);
         listener.begin();
         rulesets.read(&mut Vec::new()).expect("listen to nftables");
         weftd.stop(signal);
         weftd = Weftd::start(&nodes[0], &leases);
-        until_served_again(&weftd, &nodes[0], served);
+        weftd.until_ready(&nodes[0]);
         let mut told = listener.until_quiet(QUIET, PATIENCE);
         let mut commits = Vec::new();
         rulesets.read(&mut commits).expect("listen to nftables");
@@ -108,19 +106,6 @@ fn summary(ping: Running) -> (usize, usize) {
     (answered.len(), last - answered.len())
 }
 
-/// A file that takes another's place has a number of its own.
-fn inode(node: &Node) -> Option<(u64, i64)> {
-    let file = fs::metadata(weftd::subnet_file(node)).ok()?;
-    Some((file.ino(), file.mtime_nsec()))
-}
-
-fn until_served_again(weftd: &Weftd, node: &Node, before: Option<(u64, i64)>) {
-    wait_until("weftd serves again", PATIENCE, || {
-        weftd.assert_alive();
-        inode(node) != before
-    });
-}
-
 /// The kinds of netlink messages that a restart sends.
 fn messages(node: &Node, leases: &Leases) -> BTreeSet<String> {
     let log = node.dir.join("strace");
@@ -132,9 +117,8 @@ fn messages(node: &Node, leases: &Leases) -> BTreeSet<String> {
             log: &log,
         },
     );
-    let served = inode(node);
     let weftd = Weftd::run(&command);
-    until_served_again(&weftd, node, served);
+    weftd.until_ready(node);
     std::thread::sleep(QUIET);
     weftd.stop(Signal::SIGTERM);
     kinds(&log)
