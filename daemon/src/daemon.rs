@@ -36,7 +36,7 @@ pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Resul
     let (reports, report) = watch::channel(Report::default());
 
     let outbox = outbox(options, claims, reports);
-    let settings = settings(options, identity.clone())?;
+    let settings = settings(options, identity.clone());
     let (mut reconciler, post) =
         Reconciler::open(settings, choose(options), outbox).map_err(|e| e.to_string())?;
     let looping = thread::Builder::new()
@@ -176,8 +176,8 @@ impl Stop {
     }
 }
 
-fn settings(options: &Options, identity: Identity) -> Result<Settings, String> {
-    Ok(Settings {
+fn settings(options: &Options, identity: Identity) -> Settings {
+    Settings {
         identity,
         wishes: Wishes {
             masquerade: options.masquerade.on,
@@ -191,7 +191,7 @@ fn settings(options: &Options, identity: Identity) -> Result<Settings, String> {
         previous: previous(&options.subnet_file),
         resync: options.resync,
         memory: options.run_dir.join("devices"),
-    })
+    }
 }
 
 /// What an earlier run held. Without it any subnet will do.

@@ -45,9 +45,9 @@ fn start(options: &Options) -> ExitCode {
 }
 
 fn serve(options: &Options) -> Result<(), String> {
+    lock::refuse_beside_flanneld().map_err(|e| e.to_string())?;
     // Held until the process ends, however it does.
     let _lock = Lock::take(&options.run_dir).map_err(|e| e.to_string())?;
-    lock::refuse_beside_flanneld().map_err(|e| e.to_string())?;
     let notifier = Notifier::open(|name| env::var(name).ok())?;
     let known = identity::identity(&options.node, &options.state_dir);
     if let Some(warning) = &known.warning {

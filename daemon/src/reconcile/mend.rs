@@ -270,7 +270,10 @@ impl Reconciler {
     }
 
     fn mend_ruleset(&mut self, desired: &Desired) -> Result<(), String> {
-        self.dirty.ruleset = false;
+        if std::mem::take(&mut self.dirty.ruleset) {
+            self.looked = Some(Instant::now());
+            self.report.guard_dropped = self.firewall.dropped().unwrap_or_default();
+        }
         let done = self
             .firewall
             .reconcile(&desired.firewall)
@@ -288,7 +291,6 @@ impl Reconciler {
                     .into(),
             );
         }
-        self.report.guard_dropped = self.firewall.dropped().unwrap_or_default();
         if done.is_drift {
             self.blame(&Object::Ruleset);
         }

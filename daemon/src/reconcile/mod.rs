@@ -8,10 +8,12 @@ mod mend;
 mod report;
 mod watch;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
 
@@ -115,6 +117,8 @@ pub struct Reconciler {
     looked: Option<Instant>,
     suspects: Suspects,
     rivalry: Rivalry,
+    /// When something is put back that a rival's sake has left waiting.
+    retry_at: Option<Instant>,
     memory: Memory,
     served: Option<Serving>,
     report: Report,
@@ -155,6 +159,7 @@ impl Reconciler {
             looked: None,
             suspects: Suspects::default(),
             rivalry: Rivalry::default(),
+            retry_at: None,
             memory,
             served: None,
             report: Report::default(),
@@ -171,10 +176,11 @@ impl Reconciler {
             self.eyes.wait(Some(deadline))?;
             self.listen()?;
             let now = Instant::now();
-            if now >= next_look || self.rivalry.next(now).is_some_and(|at| at <= now) {
-                self.dirty.merge(Dirty::ALL);
+            if self.retry_at.is_some_and(|at| at <= now) {
+                self.dirty.tables = true;
             }
             if now >= next_look {
+                self.dirty.merge(Dirty::ALL);
                 next_look = now + self.settings.resync;
                 self.rivalry.forgive(now);
                 self.eyes.know_residents();
@@ -186,6 +192,7 @@ impl Reconciler {
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
+            self.retry_at = self.rivalry.next(now);
         }
         Ok(())
     }
@@ -218,10 +225,7 @@ impl Reconciler {
         if self.is_urgent() {
             deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
         }
-        if let Some(at) = self.rivalry.next(now) {
-            deadline = deadline.min(at);
-        }
-        deadline
+        self.retry_at.map_or(deadline, |at| deadline.min(at))
     }
 
     fn may_look(&self, now: Instant) -> bool {
@@ -256,6 +260,7 @@ impl Reconciler {
         let Some(standing) = self.standing.clone() else {
             return Err("no interface is chosen".into());
         };
+        self.tell_of_overlap(&conf, &standing);
         self.claim(&conf, &standing);
         let (own, trouble) = match &self.view.own {
             Own::Unclaimed => return Err(waiting("a subnet", &self.view)),
@@ -304,10 +309,33 @@ impl Reconciler {
         }
     }
 
+    fn tell_of_overlap(&mut self, conf: &NetConf, standing: &Standing) {
+        let pods = [
+            conf.v4.map(|pool| IpNetwork::V4(pool.network)),
+            conf.v6.map(|pool| IpNetwork::V6(pool.network)),
+        ];
+        let addresses = [
+            standing.ground.v4.map(IpAddr::V4),
+            standing.ground.v6.map(IpAddr::V6),
+        ];
+        for (network, address) in pods.into_iter().zip(addresses) {
+            if let (Some(network), Some(address)) = (network, address)
+                && network.contains(address)
+            {
+                self.report.note(format!(
+                    "the pod network {network} overlaps the underlay: {} has {address}; pods \
+                     and nodes of one address cannot reach each other, so give the pods a \
+                     network that no node is in",
+                    standing.name
+                ));
+            }
+        }
+    }
+
     fn claim(&mut self, conf: &NetConf, standing: &Standing) {
         let addresses = [
-            standing.ground.v4.map(std::net::IpAddr::V4),
-            standing.ground.v6.map(std::net::IpAddr::V6),
+            standing.ground.v4.map(IpAddr::V4),
+            standing.ground.v6.map(IpAddr::V6),
         ];
         let offer = match &self.claimed {
             // The devices' addresses count only at the start: then they are the lease's.
@@ -383,8 +411,8 @@ impl Reconciler {
         let mut tickets = Vec::new();
         for lease in &peers.leases {
             let attrs = &lease.attrs;
-            let v4 = attrs.public_ip.map(std::net::IpAddr::V4);
-            let v6 = attrs.public_ipv6.map(std::net::IpAddr::V6);
+            let v4 = attrs.public_ip.map(IpAddr::V4);
+            let v6 = attrs.public_ipv6.map(IpAddr::V6);
             for address in v4.into_iter().chain(v6) {
                 tickets.push((address, requests.way_to(address)));
             }

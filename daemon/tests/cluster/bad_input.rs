@@ -175,7 +175,7 @@ fn a_pod_network_that_overlaps_the_underlay_is_told() {
         );
         let node = cluster.node(1);
         node.start();
-        node.until_told(&["192.168.0.0/16", "192.168.9.1"]);
+        node.until_told(&["192.168.0.0/16 overlaps the underlay", "192.168.9.1"]);
         assert!(node.lives());
         cluster.store.put("config", VXLAN);
     });
