@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnetwork::IpNetwork;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
 
@@ -310,18 +309,12 @@ impl Reconciler {
     }
 
     fn tell_of_overlap(&mut self, conf: &NetConf, standing: &Standing) {
-        let pods = [
-            conf.v4.map(|pool| IpNetwork::V4(pool.network)),
-            conf.v6.map(|pool| IpNetwork::V6(pool.network)),
-        ];
         let addresses = [
             standing.ground.v4.map(IpAddr::V4),
             standing.ground.v6.map(IpAddr::V6),
         ];
-        for (network, address) in pods.into_iter().zip(addresses) {
-            if let (Some(network), Some(address)) = (network, address)
-                && network.contains(address)
-            {
+        for address in addresses.into_iter().flatten() {
+            for network in conf.networks.iter().filter(|n| n.contains(address)) {
                 self.report.note(format!(
                     "the pod network {network} overlaps the underlay: {} has {address}; pods \
                      and nodes of one address cannot reach each other, so give the pods a \
