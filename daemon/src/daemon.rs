@@ -12,7 +12,7 @@ use tokio::time::Interval;
 
 use crate::conf::Backend;
 use crate::http::{self, Place};
-use crate::interface::{self, Families, Landscape, Underlay};
+use crate::interface::{self, Families, Landscape, Underlay, Wanted};
 use crate::lease::{Identity, Subnets};
 use crate::notify::Notifier;
 use crate::options::{self, Options};
@@ -23,6 +23,8 @@ use crate::status::{About, Board};
 use crate::store::embedded::Embedded;
 #[cfg(feature = "etcd")]
 use crate::store::etcd::Etcd;
+#[cfg(feature = "kube")]
+use crate::store::kube::Kube;
 use crate::store::leased::Leased;
 use crate::store::{Claim, Store, View};
 use crate::subnet_file::{Found, SubnetFile};
@@ -30,10 +32,10 @@ use crate::subnet_file::{Found, SubnetFile};
 /// Runs until it is told to stop. The error is why it could not begin; what it meets later is
 /// told in the status and tried again.
 pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Result<(), String> {
-    let store = store(options, identity)?;
     let (claims, claim) = watch::channel(None);
     let (views, view) = watch::channel(View::default());
     let (reports, report) = watch::channel(Report::default());
+    let store = store(options, identity, &report)?;
 
     let outbox = outbox(options, claims, reports);
     let settings = settings(options, identity.clone());
@@ -227,7 +229,12 @@ fn choose(options: &Options) -> Choose {
     let wanted = options.interface.clone();
     let mut chosen: Option<Underlay> = None;
     let mut is_prepared = false;
-    Box::new(move |rtnl, conf| {
+    Box::new(move |rtnl, conf, published| {
+        let wanted = Wanted {
+            public_ip: published.v4.or(wanted.public_ip),
+            public_ipv6: published.v6.or(wanted.public_ipv6),
+            ..wanted.clone()
+        };
         let families = Families {
             v4: conf.v4.is_some(),
             v6: conf.v6.is_some(),
@@ -265,7 +272,16 @@ fn standing(underlay: Underlay) -> Standing {
     }
 }
 
-fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, String> {
+/// `report` is for stores that tell others of how it goes.
+#[cfg_attr(
+    not(feature = "kube"),
+    expect(unused_variables, reason = "the others tell nobody")
+)]
+fn store(
+    options: &Options,
+    identity: &Identity,
+    report: &watch::Receiver<Report>,
+) -> Result<Box<dyn Store>, String> {
     let (margin, seed) = (options.renew_margin, seed(identity));
     match &options.store {
         options::Store::Embedded(dir) => {
@@ -276,6 +292,18 @@ fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, Strin
             let registry = Etcd::new(etcd_settings(etcd)).map_err(|e| e.to_string())?;
             Ok(Box::new(Leased::new(registry, margin, seed)))
         }
+        #[cfg(feature = "kube")]
+        options::Store::Kube(kube) => {
+            let node = options.node.name.clone();
+            // A node that nobody named is known to its kubelet by the host's name.
+            let node = node.or_else(|| {
+                let of_host = || identity.node.to_lowercase();
+                kube.pod.is_none().then(of_host)
+            });
+            let store = Kube::new(kube.clone(), node, report.clone(), seed);
+            Ok(Box::new(store))
+        }
+        #[cfg(not(all(feature = "etcd", feature = "kube")))]
         other => Err(format!(
             "this weftd was built without the store {}: install a full build, or use the \
              embedded store (-embedded-dir)",

@@ -22,7 +22,7 @@ use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
-use crate::store::{Claim, Offer, Own, Peers, View};
+use crate::store::{Chosen, Claim, Offer, Own, Peers, View};
 
 pub use inbox::{Inbox, Post};
 pub use report::{Repaired, Report};
@@ -63,7 +63,7 @@ impl Standing {
 }
 
 /// Chooses the interface, as things are; the error is for the operator.
-pub type Choose = Box<dyn FnMut(&mut Rtnl, &NetConf) -> Result<Standing, String> + Send>;
+pub type Choose = Box<dyn FnMut(&mut Rtnl, &NetConf, Chosen) -> Result<Standing, String> + Send>;
 
 /// What the loop hands out.
 #[expect(
@@ -186,6 +186,7 @@ impl Reconciler {
             }
             self.suspects.forget_before(now - SUSPECTED_FOR);
             if let Some(view) = self.inbox.take() {
+                self.dirty.ground |= view.chosen != self.view.chosen;
                 self.view = view;
                 self.round();
             } else if self.is_urgent() && self.may_look(now) {
@@ -281,7 +282,7 @@ impl Reconciler {
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
-        match (self.choose)(&mut self.rtnl, conf) {
+        match (self.choose)(&mut self.rtnl, conf, self.view.chosen) {
             Ok(standing) => {
                 if self.standing.as_ref() != Some(&standing) {
                     tracing::info!(

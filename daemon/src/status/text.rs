@@ -179,7 +179,7 @@ impl Status {
             "Leases that cannot be read",
             rubbish.map(|rubbish| format!("{}: {}", rubbish.name, rubbish.why)),
         );
-        page.list("To know", report.notes.iter());
+        page.list("To know", self.view.notes.iter().chain(&report.notes));
         page.list(
             "Put back, by who took it away",
             report
