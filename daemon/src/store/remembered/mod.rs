@@ -170,7 +170,7 @@ impl Scribe {
         self.waiting = Some(memory);
         let soon = Instant::now() + SOON;
         let apart = self.last.map(|last| last + APART);
-        self.due = self.due.or(apart.max(Some(soon)));
+        self.due = self.due.or_else(|| apart.max(Some(soon)));
     }
 
     /// When there is something to do: a page to write, or one that was written.
