@@ -26,6 +26,7 @@ use crate::store::etcd::Etcd;
 #[cfg(feature = "kube")]
 use crate::store::kube::Kube;
 use crate::store::leased::Leased;
+use crate::store::remembered::Remembered;
 use crate::store::{Claim, Store, View};
 use crate::subnet_file::{Found, SubnetFile};
 
@@ -36,6 +37,11 @@ pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Resul
     let (views, view) = watch::channel(View::default());
     let (reports, report) = watch::channel(Report::default());
     let store = store(options, identity, &report)?;
+    let store = Box::new(Remembered::new(
+        store,
+        options.state_dir.clone(),
+        scope(options, identity),
+    ));
 
     let outbox = outbox(options, claims, reports);
     let settings = settings(options, identity.clone());
@@ -310,6 +316,18 @@ fn store(
             other.name()
         )),
     }
+}
+
+/// What is remembered counts for this store and this node alone: a disk may be copied, and a
+/// cluster may move.
+fn scope(options: &Options, identity: &Identity) -> String {
+    let place = match &options.store {
+        options::Store::Etcd(etcd) => etcd.prefix.clone(),
+        options::Store::Embedded(dir) => dir.display().to_string(),
+        options::Store::Kube(_) => String::new(),
+    };
+    let (store, Identity { machine, node }) = (options.store.name(), identity);
+    format!("{store} {place} {machine} {node}")
 }
 
 #[cfg(feature = "etcd")]

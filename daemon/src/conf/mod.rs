@@ -6,6 +6,7 @@ mod error;
 mod networks;
 mod pool;
 mod syntax;
+mod write;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

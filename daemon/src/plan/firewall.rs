@@ -50,5 +50,6 @@ fn guard(inputs: &Inputs) -> Option<Guard> {
     Some(Guard {
         port: vxlan.port,
         from,
+        lenient: inputs.remembered,
     })
 }

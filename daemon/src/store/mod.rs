@@ -10,12 +10,13 @@ pub mod kube;
 pub mod leased;
 pub mod leasing;
 pub mod registry;
+pub mod remembered;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use std::net::IpAddr;
 use tokio::sync::watch;
@@ -80,6 +81,8 @@ pub struct View {
     pub notes: Vec<String>,
     /// What this node is to publish, whatever its interface's addresses and the command line are.
     pub chosen: Chosen,
+    /// Some of it the store has not told yet: it is what an earlier run knew at that time.
+    pub remembered: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -66,7 +66,8 @@ fn eye(path: &Path) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     let what =
         WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::CLOSE_WRITE;
     inotify::add_watch(&eye, dir, what).ok()?;
-    AsyncFd::register(eye).ok()
+    #[expect(deprecated, reason = "its heir is unsafe; an owned descriptor is what it wants")]
+    AsyncFd::new(eye).ok()
 }
 
 async fn seen(eye: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
