@@ -216,13 +216,14 @@ async fn a_server_that_knows_no_metadata_alone_is_read_in_full() {
 
 #[tokio::test]
 async fn a_server_that_lost_most_nodes_gets_them_back_and_pods_keep_their_ways() {
-    let bench = Bench::new(VXLAN);
+    let mut bench = Bench::new(VXLAN);
     let mut store = steady(&bench).await;
+    bench.server.stop();
     for n in 2..=4 {
         bench.server.delete(&Key::node(&format!("node-{n}")));
     }
     bench.server.compact();
-    bench.server.end_watches();
+    bench.server.resume();
     until("it was listed anew", || {
         let seen = bench.server.seen();
         seen.iter()

@@ -19,6 +19,8 @@ pub fn fat_node(name: &str, address: &str, cidrs: &[&str], fat: Fat) -> Value {
         "metadata": {"name": name, "labels": {}, "annotations": {}},
         "spec": {}, "status": {},
     });
+    // With it a kubelet makes the node, and of a status that comes so nobody is noted as owner.
+    node["status"] = status(name, address, fat);
     let mut write = |manager: &str, subresource: &str, patch: Value| {
         super::patch::strategic(&mut node, &patch);
         fields::note(&mut node, manager, subresource, &patch);
@@ -66,11 +68,8 @@ pub fn fat_node(name: &str, address: &str, cidrs: &[&str], fat: Fat) -> Value {
             "node.kubernetes.io/instance-type": "m-16-64", "node-role.kubernetes.io/worker": "",
         }}}),
     );
-    write(
-        "kubelet",
-        "status",
-        json!({"status": status(name, address, fat)}),
-    );
+    write("kubelet", "status", json!({"status": heartbeat()}));
+    node["status"] = status(name, address, fat);
     node
 }
 
@@ -97,6 +96,21 @@ pub fn flannel_node(mut node: Value, public: &str, mac: &str) -> Value {
     super::patch::strategic(&mut node, &patch);
     fields::note(&mut node, "flanneld", "status", &patch);
     node
+}
+
+/// What a kubelet writes from then on: when it looked, that it became ready, and its images.
+fn heartbeat() -> Value {
+    let looked = |kind: &str| json!({"type": kind, "lastHeartbeatTime": ""});
+    json!({
+        "conditions": [
+            looked("MemoryPressure"), looked("DiskPressure"), looked("PIDPressure"),
+            {
+                "type": "Ready", "lastHeartbeatTime": "", "lastTransitionTime": "",
+                "message": "", "reason": "", "status": "",
+            },
+        ],
+        "images": [], "allocatable": {"ephemeral-storage": ""},
+    })
 }
 
 fn status(name: &str, address: &str, fat: Fat) -> Value {

@@ -66,7 +66,10 @@ fn eye(path: &Path) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
     let what =
         WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::CLOSE_WRITE;
     inotify::add_watch(&eye, dir, what).ok()?;
-    #[expect(deprecated, reason = "its heir is unsafe; an owned descriptor is what it wants")]
+    #[expect(
+        deprecated,
+        reason = "its heir is unsafe; an owned descriptor is what it wants"
+    )]
     AsyncFd::new(eye).ok()
 }
 

@@ -68,6 +68,9 @@ impl Timing {
 
 impl Keeper {
     pub(super) async fn run(mut self) {
+        if let Some(claim) = &mut self.claim {
+            self.state.claimed(claim.borrow_and_update().clone());
+        }
         loop {
             if self.timing.due_at().is_some_and(|at| at <= Instant::now()) {
                 self.publish();

@@ -23,6 +23,7 @@ impl Way {
         let mut config = config(options).await?;
         config.connect_timeout = Some(CONNECT);
         config.default_retry = false;
+        trim_token(&mut config);
         config.headers.push((
             http::header::USER_AGENT,
             http::HeaderValue::from_static(concat!("weftd/", env!("CARGO_PKG_VERSION"))),
@@ -85,6 +86,21 @@ fn at(url: http::Uri) -> Config {
         config.root_cert_file = Some(format!("{SERVICE_ACCOUNT}/ca.crt").into());
     }
     config
+}
+
+/// A file that ends its line is a token all the same. It is not read anew each minute then, but
+/// after the first refusal, as all is.
+fn trim_token(config: &mut Config) {
+    let Some(file) = &config.auth_info.token_file else {
+        return;
+    };
+    let Ok(token) = fs::read_to_string(file) else {
+        return;
+    };
+    if token.trim() != token {
+        config.auth_info.token = Some(token.trim().to_owned().into());
+        config.auth_info.token_file = None;
+    }
 }
 
 const CONNECT: Duration = Duration::from_secs(5);
