@@ -4,7 +4,7 @@
 mod backend;
 mod error;
 mod pool;
-mod syntax;
+pub(crate) mod syntax;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
