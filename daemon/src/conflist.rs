@@ -258,7 +258,10 @@ mod tests {
         );
         assert_eq!(withdraw(&dir.0).unwrap().len(), 4);
         assert_eq!(dir.names(), all);
-        assert_eq!(fs::read_to_string(dir.0.join("old.json")).unwrap(), "old.json");
+        assert_eq!(
+            fs::read_to_string(dir.0.join("old.json")).unwrap(),
+            "old.json"
+        );
         assert_eq!(withdraw(&dir.0).unwrap(), [""; 0]);
     }
 
@@ -271,7 +274,10 @@ mod tests {
             ("", "empty"),
             (r#"{"name": "cbr0" "plugins": []}"#, "a comma is missing"),
             (r#"{"name": "cbr0", "plugins": []}"#, "\"plugins\" are none"),
-            (r#"{"name": "cbr0", "type": "flannel"}"#, "no list \"plugins\""),
+            (
+                r#"{"name": "cbr0", "type": "flannel"}"#,
+                "no list \"plugins\"",
+            ),
             (r#"{"plugins": [{"type": "flannel"}]}"#, "no \"name\""),
             ("[]", "no list \"plugins\""),
         ] {

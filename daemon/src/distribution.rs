@@ -81,22 +81,38 @@ mod tests {
         fs::create_dir_all(root.0.join(dir)).unwrap();
         let found = Distribution::find(&root.0);
         let inside = |path: PathBuf| path.strip_prefix(&root.0).unwrap().display().to_string();
-        [found.name.to_owned(), inside(found.bin_dir), inside(found.conf_dir)]
+        [
+            found.name.to_owned(),
+            inside(found.bin_dir),
+            inside(found.conf_dir),
+        ]
     }
 
     #[test]
     fn each_distribution_is_known_by_where_its_plugins_are() {
         const K3S_CONF: &str = "var/lib/rancher/k3s/agent/etc/cni/net.d";
-        for dir in ["var/lib/rancher/k3s/data/cni", "var/lib/rancher/k3s/data/current/bin"] {
+        for dir in [
+            "var/lib/rancher/k3s/data/cni",
+            "var/lib/rancher/k3s/data/current/bin",
+        ] {
             assert_eq!(found(dir), ["k3s", dir, K3S_CONF]);
         }
         let dir = "var/snap/microk8s/current/opt/cni/bin";
         assert_eq!(
             found(dir),
-            ["MicroK8s", dir, "var/snap/microk8s/current/args/cni-network"]
+            [
+                "MicroK8s",
+                dir,
+                "var/snap/microk8s/current/args/cni-network"
+            ]
         );
         // As RKE2 has it: its data is beside, its plugins are where kubeadm's are.
-        for dir in ["", "opt/cni/bin", "var/lib/rancher/rke2/data", "var/lib/rancher/k3s/data"] {
+        for dir in [
+            "",
+            "opt/cni/bin",
+            "var/lib/rancher/rke2/data",
+            "var/lib/rancher/k3s/data",
+        ] {
             assert_eq!(found(dir)[1..], ["opt/cni/bin", "etc/cni/net.d"]);
         }
     }

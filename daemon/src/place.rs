@@ -107,6 +107,17 @@ impl Place {
         self.publish(&beside, name)
     }
 
+    /// What is called `name` gets a second name, in place of whatever has that, and keeps its own.
+    pub fn keep(&self, name: &str, second: &str) -> Result<(), Error> {
+        let beside = self.beside(second)?;
+        let path = self.path(name);
+        match fs::hard_link(&path, &beside) {
+            Err(error) if is_without_links(&error) => self.copy(&path, second),
+            Err(why) => Err(Error::new("link", &path, why)),
+            Ok(()) => self.publish(&beside, second),
+        }
+    }
+
     /// Gives a file of this file system another name, in place of whatever has it.
     pub fn rename(&self, from: &Path, name: &str) -> Result<(), Error> {
         let path = self.path(name);
@@ -257,7 +268,10 @@ mod tests {
         let told = |path: &Path| Place::open(path).unwrap_err().to_string();
         let missing = scratch.0.join("missing");
         let text = told(&missing);
-        assert!(text.contains("missing") && text.contains("make it"), "{text}");
+        assert!(
+            text.contains("missing") && text.contains("make it"),
+            "{text}"
+        );
         fs::write(scratch.0.join("file"), "").unwrap();
         let text = told(&scratch.0.join("file"));
         assert!(text.contains("a directory is wanted there"), "{text}");

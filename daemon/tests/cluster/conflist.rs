@@ -111,14 +111,19 @@ fn it_follows_its_source_is_put_back_and_survives_rubbish_and_the_daemons_end() 
         told.node.start();
         told.until_says(CONF);
         wait_until("podman's is aside", LIMIT, || !podmans.exists());
-        assert!(told.dir.join("87-podman-bridge.conflist.weft-aside").exists());
+        assert!(
+            told.dir
+                .join("87-podman-bridge.conflist.weft-aside")
+                .exists()
+        );
 
         told.rewrite(OTHER);
         told.until_says(OTHER);
         fs::remove_file(told.target()).unwrap();
         told.until_says(OTHER);
         told.rewrite(r#"{"name": "cbr0", "plugins": [}"#);
-        told.node.until_told(&["is no CNI configuration", "line 1, column", "stays"]);
+        told.node
+            .until_told(&["is no CNI configuration", "line 1, column", "stays"]);
         assert!(told.says(OTHER) && told.node.is_ready());
         told.rewrite(CONF);
         told.until_says(CONF);
