@@ -131,6 +131,11 @@ impl Place {
         self.settle()
     }
 
+    /// Removes what a killed run left beside a file that is as it should be.
+    pub fn sweep(&self, name: &str) -> Result<(), Error> {
+        self.beside(name).map(drop)
+    }
+
     fn replace(&self, name: &str, mode: u32, from: &mut dyn Read) -> Result<(), Error> {
         let beside = self.beside(name)?;
         let written = write(&beside, mode, from);
@@ -144,9 +149,8 @@ impl Place {
 
     fn publish(&self, beside: &Path, name: &str) -> Result<(), Error> {
         let published = self.rename(beside, name);
-        if published.is_err() {
-            let _ = fs::remove_file(beside);
-        }
+        // Still there if that failed, or if both are names of one file already.
+        let _ = fs::remove_file(beside);
         published
     }
 

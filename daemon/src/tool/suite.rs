@@ -23,17 +23,22 @@ pub(super) fn is_ours(path: &Path) -> io::Result<bool> {
 pub(super) fn place(from: &Path, bin_dir: &Path) -> Result<Vec<String>, Error> {
     let place = Place::open(bin_dir)?;
     let mut changes = Vec::new();
-    if !says_the_same(from, &place.path(EXECUTABLE)) {
+    if says_the_same(from, &place.path(EXECUTABLE)) {
+        place.sweep(EXECUTABLE)?;
+    } else {
         place.copy(from, EXECUTABLE)?;
         changes.push(format!("{} is in place", place.path(EXECUTABLE).display()));
     }
     for name in PLUGINS {
         let path = place.path(name);
+        place.sweep(&aside(name))?;
         if is_foreign(&path)? {
             place.keep(name, &aside(name))?;
             changes.push(format!("what {} was is put aside", path.display()));
         }
-        if !says_the_same(&place.path(EXECUTABLE), &path) {
+        if says_the_same(&place.path(EXECUTABLE), &path) {
+            place.sweep(name)?;
+        } else {
             place.link(EXECUTABLE, name)?;
             changes.push(format!("{} is in place", path.display()));
         }
