@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::conf::syntax;
+use crate::conf;
 use crate::place::{self, Place, Put};
 use watch::Watch;
 
@@ -129,7 +129,7 @@ impl Conflist {
 fn fault(text: &str) -> Option<String> {
     let conf: Value = match serde_json::from_str(text) {
         Ok(conf) => conf,
-        Err(refused) => return Some(syntax::explain(text, &refused).to_string()),
+        Err(refused) => return Some(conf::explain(text, &refused).to_string()),
     };
     let has = |key| conf.get(key).is_some();
     match conf.get("plugins") {

@@ -4,7 +4,8 @@
 mod backend;
 mod error;
 mod pool;
-pub(crate) mod syntax;
+mod syntax;
+mod write;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
