@@ -24,6 +24,7 @@ use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
+use crate::rfc3339::Utc;
 use crate::store::{Claim, Offer, Own, Peers, View};
 
 pub use inbox::{Inbox, Post};
@@ -102,6 +103,9 @@ pub struct Reconciler {
     firewall: Firewall,
     eyes: Eyes,
     view: View,
+    /// What the node stands and claims by. It changes once at most: where an earlier run's is
+    /// remembered, and the store then tells another.
+    conf: Option<Arc<NetConf>>,
     standing: Option<Standing>,
     claimed: Option<Claim>,
     /// The plan, and what it was made from.
@@ -149,6 +153,7 @@ impl Reconciler {
             firewall,
             eyes,
             view: View::default(),
+            conf: None,
             standing: None,
             claimed: None,
             planned: None,
@@ -277,6 +282,10 @@ impl Reconciler {
             Some(Err(wrong)) => return Err(wrong.clone()),
             Some(Ok(conf)) => Arc::clone(conf),
         };
+        if self.conf.as_ref() != Some(&conf) {
+            (self.standing, self.claimed) = (None, None);
+            self.conf = Some(Arc::clone(&conf));
+        }
         if self.standing.is_none() || (self.dirty.ground && may_look) {
             self.dirty.ground = false;
             self.looked = Some(Instant::now());
@@ -303,7 +312,18 @@ impl Reconciler {
         self.has_plan = true;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
-        trouble.map_or(Ok(()), Err)
+        trouble.or_else(|| self.unanswered()).map_or(Ok(()), Err)
+    }
+
+    /// What is programmed is an earlier run's knowledge: it serves, and may be out of date.
+    fn unanswered(&self) -> Option<String> {
+        let since = Utc::of(self.view.remembered?).to_the_second();
+        let why = self.view.health.trouble.as_deref();
+        Some(format!(
+            "the store has not answered yet{}{}; pods are served by what was known at {since}",
+            if why.is_some() { ": " } else { "" },
+            why.unwrap_or_default()
+        ))
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
@@ -415,6 +435,7 @@ impl Reconciler {
             ground: standing.ground.clone(),
             wishes: self.settings.wishes.clone(),
             ways: self.ways(conf, peers),
+            remembered: self.view.remembered.is_some(),
         };
         if let Some((known, desired)) = &self.planned
             && known.is_same(&inputs)
