@@ -516,7 +516,7 @@ const NO_UDP: &str = "the backend udp is not served by this version of weftd: wr
     backend means udp), or host-gw where all nodes are on one link";
 const BEFORE_OTHERS: Turn = Turn::Ordinary { nice: -15 };
 const SHARE_LEFT_TO_OTHERS: u32 = 4;
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
 const LOOK_APART: Duration = Duration::from_millis(100);
 /// What somebody did longer ago explains nothing.

@@ -21,6 +21,35 @@ fn overlay_with_a_peer(rtnl: &mut Rtnl) {
     rtnl.run(requests).unwrap().all().unwrap();
 }
 
+struct Deed {
+    program: &'static str,
+    line: &'static str,
+    fits: fn(&News) -> bool,
+}
+
+const DEEDS: [Deed; 4] = [
+    Deed {
+        program: "ip",
+        line: "ip route del 10.1.2.0/24",
+        fits: |news| matches!(news, News::Route { gone: true, .. }),
+    },
+    Deed {
+        program: "ip",
+        line: "ip neigh del 10.1.2.0 dev flannel.1",
+        fits: |news| matches!(news, News::Neighbour { gone: true, .. }),
+    },
+    Deed {
+        program: "bridge",
+        line: "bridge fdb del 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2 self",
+        fits: |news| matches!(news, News::Fdb { gone: true, .. }),
+    },
+    Deed {
+        program: "ip",
+        line: "ip link del flannel.1",
+        fits: |news| matches!(news, News::Link { gone: true, .. }),
+    },
+];
+
 /// Runs it to its end; its number.
 fn done_by(line: &str) -> u32 {
     let mut words = line.split_whitespace();
@@ -46,30 +75,21 @@ fn whatever_a_program_takes_away_it_is_named_for_though_it_is_gone() {
         overlay_with_a_peer(&mut rtnl);
         let mut watch = Watch::open(&Filter::default()).unwrap();
         let witness = Witness::open().unwrap();
-        let deeds: [(&str, &str, fn(&News) -> bool); 4] = [
-            ("ip", "ip route del 10.1.2.0/24", |news| {
-                matches!(news, News::Route { gone: true, .. })
-            }),
-            ("ip", "ip neigh del 10.1.2.0 dev flannel.1", |news| {
-                matches!(news, News::Neighbour { gone: true, .. })
-            }),
-            (
-                "bridge",
-                "bridge fdb del 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2 self",
-                |news| matches!(news, News::Fdb { gone: true, .. }),
-            ),
-            ("ip", "ip link del flannel.1", |news| {
-                matches!(news, News::Link { gone: true, .. })
-            }),
-        ];
-        for (program, line, fits) in deeds {
+        for Deed {
+            program,
+            line,
+            fits,
+        } in DEEDS
+        {
             let pid = done_by(line);
             let mut events: Vec<Event> = Vec::new();
             watch.read(&mut events).unwrap();
             let told: Vec<_> = events.iter().filter(|event| fits(&event.news)).collect();
             assert!(!told.is_empty(), "{line}: {events:?}");
             for event in told {
-                let owner = witness.saw(event).unwrap_or_else(|| panic!("{line}: nobody"));
+                let owner = witness
+                    .saw(event)
+                    .unwrap_or_else(|| panic!("{line}: nobody"));
                 assert_eq!((owner.pid, &*owner.program), (pid, program), "{line}");
             }
         }
