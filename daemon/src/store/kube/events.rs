@@ -192,7 +192,7 @@ fn drift(report: &Report) -> impl Iterator<Item = Matter> {
             let by = repaired.by.as_ref().and_then(|by| by.command.as_deref());
             by.unwrap_or("unknown") == command && repaired.what.starts_with(kind)
         });
-        let what = latest.map_or((*kind).to_owned(), |latest| latest.what.clone());
+        let what = latest.map_or_else(|| (*kind).to_owned(), |latest| latest.what.clone());
         let by = match command.as_str() {
             "unknown" => "somebody who cannot be told".to_owned(),
             command => format!("{command:?}"),
