@@ -247,7 +247,12 @@ mod tests {
             ("public-ip", "300.1.1.1", "PublicIP"),
             ("weft", "[]", "Weft"),
         ] {
-            let mut wrong = annotations(&[("backend-type", "vxlan"), ("public-ip", "192.0.2.1")]);
+            let data = r#"{"VNI":1,"VtepMAC":"12:c6:65:89:b4:e3"}"#;
+            let mut wrong = annotations(&[
+                ("backend-type", "vxlan"),
+                ("backend-data", data),
+                ("public-ip", "192.0.2.1"),
+            ]);
             wrong.insert(key.to_owned(), value.to_owned());
             let why = attrs(&wrong).unwrap_err();
             assert!(why.contains(told), "{key}={value}: {why}");

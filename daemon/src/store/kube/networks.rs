@@ -41,8 +41,8 @@ fn value_of<'a>(key: &str, text: &'a str) -> Option<&'a str> {
         let at = from + text[from..].find(key)?;
         let after = &text[at + key.len()..];
         from = at + key.len();
-        let begins = text[..at].chars().next_back();
-        if begins.is_some_and(|c| c.is_alphanumeric() || c == '#') {
+        let line = &text[text[..at].rfind('\n').map_or(0, |end| end + 1)..at];
+        if line.ends_with(char::is_alphanumeric) || line.contains('#') {
             continue;
         }
         let Some(value) = after
