@@ -2,7 +2,7 @@
 //! travels one way: store → view → loop → kernel; and beside it, loop → status → listeners.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path;
 use std::thread;
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use crate::interface::{self, Families, Landscape, Underlay};
 use crate::lease::{Identity, Subnets};
 use crate::notify::Notifier;
 use crate::options::{self, Options};
+use crate::overlay::Path;
 use crate::plan::{Ground, Wishes};
 use crate::preflight;
 use crate::reconcile::{Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
@@ -37,8 +38,10 @@ pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Resul
 
     let outbox = outbox(options, claims, reports);
     let settings = settings(options, identity.clone());
+    let path = Path::default();
+    let window = path.window();
     let (mut reconciler, post) =
-        Reconciler::open(settings, choose(options), outbox).map_err(|e| e.to_string())?;
+        Reconciler::open(settings, choose(options), outbox, path).map_err(|e| e.to_string())?;
     let looping = thread::Builder::new()
         .name("reconcile".into())
         .spawn(move || reconciler.run())
@@ -48,11 +51,12 @@ pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Resul
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
-    let board = Board::new(About::starting(
+    let about = About::starting(
         env!("CARGO_PKG_VERSION"),
         options.store.name(),
         identity.node.clone(),
-    ));
+    );
+    let board = Board::new(about, window);
     let node = Node {
         board,
         view,
@@ -195,7 +199,7 @@ fn settings(options: &Options, identity: Identity) -> Settings {
 }
 
 /// What an earlier run held. Without it any subnet will do.
-fn previous(path: &Path) -> Option<Subnets> {
+fn previous(path: &path::Path) -> Option<Subnets> {
     match Found::read(path) {
         Ok(found) => found.map(|found| found.subnets),
         Err(error) => {
@@ -215,10 +219,11 @@ fn outbox(
         claim: Box::new(move |claim| drop(claims.send_replace(Some(claim)))),
         report: Box::new(move |report| drop(reports.send_replace(report.clone()))),
         serve: Box::new(move |serving| serve(&subnet_file, serving)),
+        begin: Box::new(|| Ok(None)),
     }
 }
 
-fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
+fn serve(path: &path::Path, serving: &Serving) -> Result<(), String> {
     let written = SubnetFile::from(serving).write(path);
     written.map(drop).map_err(|e| e.to_string())
 }

@@ -18,6 +18,7 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod options;
+pub mod overlay;
 pub mod plan;
 pub mod preflight;
 pub mod reconcile;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use weft_dataplane::Fds;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
 
@@ -22,6 +23,7 @@ use crate::diff::Actual;
 use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
+use crate::overlay::Path;
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
 use crate::store::{Claim, Offer, Own, Peers, View};
 
@@ -78,7 +80,12 @@ pub struct Outbox {
     pub report: Box<dyn FnMut(&Report) + Send>,
     /// Told what pods' plugins need, once all that stands was programmed, and when it changes.
     pub serve: Serve,
+    /// Asked once, when there is something to program: whoever did it before steps aside then.
+    pub begin: Begin,
 }
+
+/// What the packet path goes on with, if it was handed over. The error says why we have to wait.
+pub type Begin = Box<dyn FnMut() -> Result<Option<Fds>, String> + Send>;
 
 pub type Serve = Box<dyn FnMut(&Serving) -> Result<(), String> + Send>;
 
@@ -99,6 +106,8 @@ pub struct Reconciler {
     inbox: Arc<Inbox>,
     rtnl: Rtnl,
     firewall: Firewall,
+    path: Path,
+    has_begun: bool,
     eyes: Eyes,
     view: View,
     standing: Option<Standing>,
@@ -130,6 +139,7 @@ impl Reconciler {
         settings: Settings,
         choose: Choose,
         outbox: Outbox,
+        path: Path,
     ) -> Result<(Self, Post), crate::firewall::Error> {
         let mut rtnl = Rtnl::open()?;
         let mut firewall = Firewall::open()?;
@@ -144,6 +154,8 @@ impl Reconciler {
             inbox,
             rtnl,
             firewall,
+            path,
+            has_begun: false,
             eyes,
             view: View::default(),
             standing: None,
@@ -192,9 +204,16 @@ impl Reconciler {
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
-            self.retry_at = self.rivalry.next(now);
+            let path = self.path.retry_at().filter(|at| *at > now);
+            let waiting = [self.rivalry.next(now), path];
+            self.retry_at = waiting.into_iter().flatten().min();
         }
         Ok(())
+    }
+
+    /// Once it has been told to stop: the packet path, which may be handed over.
+    pub fn into_path(self) -> Path {
+        self.path
     }
 
     fn listen(&mut self) -> weft_net::Result<()> {
@@ -271,14 +290,23 @@ impl Reconciler {
         let Some(peers) = self.view.peers.clone() else {
             return Err(waiting("the other nodes' leases", &self.view));
         };
-        if matches!(conf.backend, Backend::Udp(_)) {
-            return Err(NO_UDP.into());
-        }
         let desired = self.plan(&conf, &own, &peers, &standing);
+        desired.check_mtu(&conf, &standing.ground)?;
         self.has_plan = true;
+        self.begin()?;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
         trouble.map_or(Ok(()), Err)
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        if !self.has_begun {
+            if let Some(fds) = (self.outbox.begin)()? {
+                self.path.inherit(fds);
+            }
+            self.has_begun = true;
+        }
+        Ok(())
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
@@ -359,7 +387,8 @@ impl Reconciler {
 
     fn offer(&mut self, conf: &NetConf) -> Offer {
         match &conf.backend {
-            Backend::Udp(_) | Backend::Alloc => Offer::Nothing,
+            Backend::Alloc => Offer::Nothing,
+            Backend::Udp(udp) => Offer::Udp { port: udp.port },
             Backend::HostGw => Offer::HostGw,
             Backend::Vxlan(vxlan) => {
                 let mut mac = |family| {
@@ -460,9 +489,6 @@ fn waiting(for_what: &str, view: &View) -> String {
     }
 }
 
-const NO_UDP: &str = "the backend udp is not served by this version of weftd: write \
-    {\"Backend\": {\"Type\": \"vxlan\"}} into the configuration (a configuration without a \
-    backend means udp), or host-gw where all nodes are on one link";
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
 const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);

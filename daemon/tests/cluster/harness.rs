@@ -22,6 +22,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const UDP: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
+pub(crate) const DUAL_UDP: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"udp"}}"#;
 pub(crate) const DUAL_VXLAN: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const DUAL_HOST_GW: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"host-gw"}}"#;
 
@@ -213,7 +215,17 @@ impl Node<'_> {
     }
 
     pub(crate) fn start(&self) {
-        let before = self.running.replace(Some(self.command().spawn()));
+        self.run(&self.command());
+    }
+
+    /// By another command than its own, which becomes the daemon.
+    pub(crate) fn start_as(&self, words: &[&str]) {
+        let command = Cmd::new(words[0]).args(&words[1..]);
+        self.run(&command.inside(&self.netns));
+    }
+
+    fn run(&self, command: &Cmd) {
+        let before = self.running.replace(Some(command.spawn()));
         assert!(before.is_none(), "{} runs already", self.name);
     }
 

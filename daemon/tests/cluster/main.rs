@@ -32,3 +32,5 @@ mod restarts;
 mod store;
 mod strangers;
 mod strip;
+mod udp;
+mod wire;
