@@ -64,6 +64,8 @@ pub struct Guard {
     pub port: u16,
     /// All that may send, before the guard begins: whoever is missing is cut off.
     pub from: BTreeSet<IpAddr>,
+    /// `from` may lack some: who is let in already stays so.
+    pub lenient: bool,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;

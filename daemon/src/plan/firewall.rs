@@ -56,5 +56,6 @@ fn guard(inputs: &Inputs) -> Option<Guard> {
     Some(Guard {
         port: vxlan.port,
         from,
+        lenient: inputs.remembered,
     })
 }

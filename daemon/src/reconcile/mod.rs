@@ -25,6 +25,7 @@ use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
 use crate::overlay::Path;
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
+use crate::rfc3339::Utc;
 use crate::store::{Claim, Offer, Own, Peers, View};
 
 pub use inbox::{Inbox, Post};
@@ -110,6 +111,9 @@ pub struct Reconciler {
     has_begun: bool,
     eyes: Eyes,
     view: View,
+    /// What the node stands and claims by. It changes once at most: where an earlier run's is
+    /// remembered, and the store then tells another.
+    conf: Option<Arc<NetConf>>,
     standing: Option<Standing>,
     claimed: Option<Claim>,
     /// The plan, and what it was made from.
@@ -158,6 +162,7 @@ impl Reconciler {
             has_begun: false,
             eyes,
             view: View::default(),
+            conf: None,
             standing: None,
             claimed: None,
             planned: None,
@@ -271,6 +276,10 @@ impl Reconciler {
             Some(Err(wrong)) => return Err(wrong.clone()),
             Some(Ok(conf)) => Arc::clone(conf),
         };
+        if self.conf.as_ref() != Some(&conf) {
+            (self.standing, self.claimed) = (None, None);
+            self.conf = Some(Arc::clone(&conf));
+        }
         if self.standing.is_none() || (self.dirty.ground && may_look) {
             self.dirty.ground = false;
             self.looked = Some(Instant::now());
@@ -296,7 +305,18 @@ impl Reconciler {
         self.begin()?;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
-        trouble.map_or(Ok(()), Err)
+        trouble.or_else(|| self.unanswered()).map_or(Ok(()), Err)
+    }
+
+    /// What is programmed is an earlier run's knowledge: it serves, and may be out of date.
+    fn unanswered(&self) -> Option<String> {
+        let since = Utc::of(self.view.remembered?).to_the_second();
+        let why = self.view.health.trouble.as_deref();
+        Some(format!(
+            "the store has not answered yet{}{}; pods are served by what was known at {since}",
+            if why.is_some() { ": " } else { "" },
+            why.unwrap_or_default()
+        ))
     }
 
     fn begin(&mut self) -> Result<(), String> {
@@ -419,6 +439,7 @@ impl Reconciler {
             ground: standing.ground.clone(),
             wishes: self.settings.wishes.clone(),
             ways: self.ways(conf, peers),
+            remembered: self.view.remembered.is_some(),
         };
         if let Some((known, desired)) = &self.planned
             && known.is_same(&inputs)
