@@ -112,7 +112,13 @@ pub fn carry_out(rtnl: &mut Rtnl, wanted: &Device, step: &Step) -> weft_net::Res
                 }
                 tickets.push(requests.create_vxlan(&new_vxlan(wanted, vxlan)));
             }
-            Kind::Tun => tickets.push(requests.set_link(name, &raised(wanted, None))),
+            Kind::Tun => tickets.push(requests.set_link(
+                name,
+                &LinkChange {
+                    txqlen: Some(TUN_QUEUE),
+                    ..raised(wanted, None)
+                },
+            )),
         }
     }
     drop(tickets);
@@ -145,6 +151,10 @@ fn new_vxlan<'a>(wanted: &'a Device, vxlan: &Vxlan) -> NewVxlan<'a> {
         up: true,
     }
 }
+
+/// As an Ethernet device has it, and twice what a TUN has: packets wait here while one daemon
+/// follows another. It is set once, since the kernel drops packets while it changes.
+const TUN_QUEUE: u32 = 1000;
 
 fn fixed_difference(wanted: &Vxlan, held: &route::Vxlan) -> Option<String> {
     if held.vni != wanted.vni {

@@ -39,6 +39,7 @@ pub(super) struct Given {
     pub(super) log: Log,
     pub(super) state_dir: PathBuf,
     pub(super) run_dir: PathBuf,
+    pub(super) take_over: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -122,6 +123,7 @@ impl Given {
             log: self.log,
             state_dir: self.state_dir,
             run_dir: self.run_dir,
+            take_over: self.take_over,
             warnings: self.warnings,
         });
         Ok(if cleanup {
@@ -231,6 +233,7 @@ impl Default for Given {
             },
             state_dir: "/var/lib/weft".into(),
             run_dir: "/run/weft".into(),
+            take_over: false,
             warnings: Vec::new(),
         }
     }

@@ -115,17 +115,15 @@ impl Path {
         Ok(())
     }
 
-    /// Whether the path already ran, and so has seen to what waited in the queues.
-    pub fn runs(&self) -> bool {
-        self.runs.is_some()
-    }
-
     /// No backend wants it.
     pub fn rest(&mut self) {
         self.stop();
-        self.queues = None;
+        let was_left = self.queues.take().is_some() | !self.listening.is_empty();
         self.link = None;
         self.listening.clear();
+        if was_left {
+            (self.keep)(&Fds::default());
+        }
     }
 
     /// When to try again what failed.

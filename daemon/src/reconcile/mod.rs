@@ -210,7 +210,8 @@ impl Reconciler {
                 self.round();
             }
             let path = self.path.retry_at().filter(|at| *at > now);
-            let waiting = [self.rivalry.next(now), path];
+            let predecessor = (self.has_plan && !self.has_begun).then(|| now + LOOK_APART);
+            let waiting = [self.rivalry.next(now), path, predecessor];
             self.retry_at = waiting.into_iter().flatten().min();
         }
         Ok(())

@@ -218,6 +218,27 @@ impl Node<'_> {
         self.run(&self.command());
     }
 
+    pub(crate) fn start_with(&self, flags: &[&str]) {
+        self.run(&self.command().args(flags));
+    }
+
+    /// By a successor: the one that runs ends by itself, and well.
+    #[track_caller]
+    pub(crate) fn is_taken_over(&self) {
+        let before = self.running.take().expect("a daemon that runs");
+        self.start_with(&["--take-over"]);
+        assert!(before.ends_within(LIMIT), "{}", self.log());
+        let done = before.finish();
+        assert_eq!(done.code(), Some(0), "{}", done.stderr);
+        self.until_ready();
+    }
+
+    /// A daemon that was started otherwise, and is this node's by now.
+    pub(crate) fn is_now(&self, running: Running) {
+        let before = self.running.replace(Some(running));
+        assert!(before.is_none(), "{} runs already", self.name);
+    }
+
     /// By another command than its own, which becomes the daemon.
     pub(crate) fn start_as(&self, words: &[&str]) {
         let command = Cmd::new(words[0]).args(&words[1..]);
