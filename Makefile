@@ -16,7 +16,7 @@ BENCH ?=
 # How long, in seconds, each fuzz target and the soak run.
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 600
-# What the demo shows: vxlan or host-gw; anything in KEEP leaves the cluster up until Ctrl-C.
+# What the demo shows: vxlan, host-gw or udp; anything in KEEP leaves the cluster up until Ctrl-C.
 BACKEND ?= vxlan
 KEEP ?=
 
@@ -57,7 +57,7 @@ daemon: rust ## weftd and weft, with every store, in dist/sbin
 	@mkdir -p dist/sbin && cp target/$(TRIPLE)/release/weftd target/$(TRIPLE)/release/weft dist/sbin/
 
 .PHONY: demo
-demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=host-gw, KEEP=1)
+demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=udp, KEEP=1)
 	@BACKEND="$(BACKEND)" KEEP="$(KEEP)" cargo run --quiet --locked -p weft-netns --bin demo
 
 # What the demo runs knows the embedded store alone: no protoc, no TLS.

@@ -188,7 +188,7 @@ impl Path {
             notices: self.notices.clone(),
             ..Config::default()
         };
-        let engine = start_unhurried(config, tun, sockets, table(overlay));
+        let engine = Engine::start(config, tun, sockets, table(overlay));
         let engine = engine.map_err(|error| {
             self.link = None;
             error.to_string()
@@ -222,24 +222,6 @@ impl Path {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         engine.take()
     }
-}
-
-/// The loop's thread goes before others for its repairs' sake; packets get no more than their
-/// share of the processors. Threads have what the one has that starts them.
-fn start_unhurried(
-    config: Config,
-    tun: Tun,
-    sockets: Sockets,
-    peers: PeerTable,
-) -> weft_dataplane::Result<Engine> {
-    let start = || {
-        let _ = rustix::process::setpriority_process(None, 0);
-        Engine::start(config, tun, sockets, peers)
-    };
-    std::thread::scope(|scope| match scope.spawn(start).join() {
-        Ok(engine) => engine,
-        Err(panic) => std::panic::resume_unwind(panic),
-    })
 }
 
 fn table(overlay: &Overlay) -> PeerTable {

@@ -127,7 +127,7 @@ fn outer(lease: &Lease, inputs: &Inputs) -> Result<IpAddr, String> {
     let ground = &inputs.ground;
     let v4 = lease.attrs.public_ip.filter(|_| ground.v4.is_some());
     let v6 = lease.attrs.public_ipv6.filter(|_| ground.v6.is_some());
-    let address = v4.map(IpAddr::V4).or(v6.map(IpAddr::V6));
+    let address = v4.map(IpAddr::V4).or_else(|| v6.map(IpAddr::V6));
     let ours = [ground.v4.map(IpAddr::V4), ground.v6.map(IpAddr::V6)];
     match address {
         None => Err("it publishes no address of a family that this node has one of".into()),

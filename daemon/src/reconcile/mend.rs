@@ -355,6 +355,7 @@ impl Reconciler {
             .firewall
             .reconcile(&desired.firewall)
             .map_err(|e| e.to_string())?;
+        self.report.guard_dropped_before = self.firewall.dropped_before();
         for note in done.notes {
             self.report.note(note);
         }

@@ -17,6 +17,7 @@ use ipnetwork::IpNetwork;
 use weft_dataplane::Fds;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
+use weft_net::sys::{Turn, take_turns};
 
 use crate::conf::{Backend, NetConf};
 use crate::diff::Actual;
@@ -130,6 +131,8 @@ pub struct Reconciler {
     looked: Option<Instant>,
     suspects: Suspects,
     rivalry: Rivalry,
+    /// When the newest view is taken, at the soonest.
+    next_view: Instant,
     /// When something is put back that a rival's sake has left waiting.
     retry_at: Option<Instant>,
     memory: Memory,
@@ -176,6 +179,7 @@ impl Reconciler {
             looked: None,
             suspects: Suspects::default(),
             rivalry: Rivalry::default(),
+            next_view: Instant::now(),
             retry_at: None,
             memory,
             served: None,
@@ -186,12 +190,11 @@ impl Reconciler {
 
     /// Until it is told to stop; what it has programmed stays.
     pub fn run(&mut self) -> weft_net::Result<()> {
-        hurry();
+        come(BEFORE_OTHERS);
         let mut next_look = Instant::now();
         while !self.inbox.is_stopped() {
             let deadline = self.deadline(next_look);
-            self.eyes.wait(Some(deadline))?;
-            self.listen()?;
+            self.wait(deadline)?;
             let now = Instant::now();
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.dirty.tables = true;
@@ -203,9 +206,14 @@ impl Reconciler {
                 self.eyes.know_residents();
             }
             self.suspects.forget_before(now - SUSPECTED_FOR);
-            if let Some(view) = self.inbox.take() {
+            if now >= self.next_view
+                && let Some(view) = self.inbox.take()
+            {
                 self.view = view;
                 self.round();
+                if self.has_plan {
+                    self.next_view = Instant::now() + pause_after(now.elapsed());
+                }
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
@@ -220,6 +228,20 @@ impl Reconciler {
     /// Once it has been told to stop: the packet path, which may be handed over.
     pub fn into_path(self) -> Path {
         self.path
+    }
+
+    /// Until the deadline, or until something happened; and hears what.
+    fn wait(&mut self, deadline: Instant) -> weft_net::Result<()> {
+        if self.eyes.has_witness() {
+            self.eyes.wait(Some(deadline))?;
+            return self.listen();
+        }
+        // Who is woken late finds the culprit gone, which is there for some 30 microseconds more.
+        come(Turn::First);
+        self.eyes.wait(Some(deadline))?;
+        self.listen()?;
+        come(BEFORE_OTHERS);
+        Ok(())
     }
 
     fn listen(&mut self) -> weft_net::Result<()> {
@@ -247,6 +269,9 @@ impl Reconciler {
     fn deadline(&self, next_look: Instant) -> Instant {
         let now = Instant::now();
         let mut deadline = next_look;
+        if self.inbox.has_news() {
+            deadline = deadline.min(self.next_view);
+        }
         if self.is_urgent() {
             deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
         }
@@ -498,10 +523,15 @@ impl Reconciler {
     }
 }
 
-/// Repairs are short and somebody's packets wait for them; and who is woken late on a busy
-/// machine finds the culprit gone. Without permission it goes as it goes.
-fn hurry() {
-    let _ = rustix::process::setpriority_process(None, BEFORE_OTHERS);
+/// A round is short and somebody's packets wait for repairs. Without permission it goes as it goes.
+fn come(turn: Turn) {
+    let _ = take_turns(turn);
+}
+
+/// A storm of views is a few rounds: the longer one takes, and it takes long where many share the
+/// processors, the more news the next one has. After a quiet time the first view waits for nothing.
+fn pause_after(round: Duration) -> Duration {
+    (round * SHARE_LEFT_TO_OTHERS).min(LONGEST_PAUSE)
 }
 
 fn waiting(for_what: &str, view: &View) -> String {
@@ -511,8 +541,10 @@ fn waiting(for_what: &str, view: &View) -> String {
     }
 }
 
+const BEFORE_OTHERS: Turn = Turn::Ordinary { nice: -15 };
+const SHARE_LEFT_TO_OTHERS: u32 = 4;
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
-const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);
 /// What somebody did longer ago explains nothing.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use weft_dataplane::Stats;
 
 use crate::conf::{Backend, NetConf};
+use crate::firewall;
 use crate::lease::Lease;
 use crate::overlay::Window;
 use crate::reconcile::Report;
@@ -115,6 +116,23 @@ impl Status {
     /// Of the udp backend, once it runs.
     pub fn packet_path(&self) -> Option<Stats> {
         self.window.look()
+    }
+
+    /// With what the kernel has counted up to this moment.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        let mut report = Report::clone(&self.report);
+        if report.guard
+            && let Ok(standing) = firewall::count_dropped()
+        {
+            let all = report.guard_dropped_before + standing;
+            // Rules may have gone since the report was made.
+            report.guard_dropped = report.guard_dropped.max(all);
+        }
+        Self {
+            report: Arc::new(report),
+            ..self.clone()
+        }
     }
 
     /// Else why not, which may have several lines.

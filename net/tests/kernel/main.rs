@@ -17,4 +17,5 @@ mod routes;
 mod tun;
 mod vxlan;
 mod watch;
+mod witness;
 mod world;
