@@ -2,9 +2,11 @@
 
 pub mod cleanup;
 pub mod conf;
+pub mod conflist;
 pub mod daemon;
 pub mod device;
 pub mod diff;
+pub mod distribution;
 pub mod drift;
 pub mod firewall;
 pub mod fuzz;
@@ -20,6 +22,7 @@ pub mod metrics;
 pub mod notify;
 pub mod options;
 pub mod overlay;
+pub mod place;
 pub mod plan;
 pub mod preflight;
 pub mod reconcile;
@@ -28,4 +31,6 @@ pub mod seat;
 pub mod status;
 pub mod store;
 pub mod subnet_file;
+#[cfg(test)]
+mod testing;
 pub mod tool;
