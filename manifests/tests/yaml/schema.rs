@@ -41,7 +41,7 @@ fn lost(whole: &Value, part: &Value, at: &str) -> Option<String> {
         (Value::Object(whole), Value::Object(part)) => whole.iter().find_map(|(key, value)| {
             let at = format!("{at}.{key}");
             part.get(key)
-                .map_or(Some(at.clone()), |part| lost(value, part, &at))
+                .map_or_else(|| Some(at.clone()), |part| lost(value, part, &at))
         }),
         (Value::Array(whole), Value::Array(part)) if whole.len() == part.len() => {
             let pairs = whole.iter().zip(part).enumerate();

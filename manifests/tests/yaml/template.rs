@@ -27,9 +27,9 @@ enum Node {
     Text(String),
     Print(String),
     /// Of each branch its condition, of which the last may have none.
-    If(Vec<(Option<String>, Vec<Node>)>),
-    With(String, Vec<Node>),
-    Range(String, Vec<Node>),
+    If(Vec<(Option<String>, Vec<Self>)>),
+    With(String, Vec<Self>),
+    Range(String, Vec<Self>),
 }
 
 fn pieces(text: &str) -> Vec<Piece> {
