@@ -256,6 +256,13 @@ fn serves(world: &World, image: &Image<'_>, cfg: &Path, net_d: &Path) {
             .exec("nft list table ip flannel-ipv4")
             .contains("masquerade")
     );
+    // Nobody is to take it for flanneld, which weftd refuses to run beside.
+    let tasks = image.containerd.ctr(&["task", "list"]).run().ok().stdout;
+    let task = tasks.lines().find(|line| line.starts_with("weftd "));
+    let pid = task
+        .and_then(|line| line.split_whitespace().nth(1))
+        .expect("a process");
+    assert_eq!(world.exec(&format!("cat /proc/{pid}/comm")).trim(), "weftd");
     // What it may not set, it tells once, with the remedy.
     let log = running.said_so_far();
     let warnings: Vec<&str> = log
