@@ -12,6 +12,8 @@ use weft_daemon::seat::Seat;
 use weft_daemon::{cleanup, daemon, identity, lock, logging};
 
 fn main() -> ExitCode {
+    // Under the name that flannel's manifests call it by, it is not to be taken for flanneld.
+    let _ = rustix::thread::set_name(c"weftd");
     let command = Options::parse(env::args().skip(1), |name| env::var(name).ok());
     match command {
         Ok(Command::Run(options)) => start(&options),
