@@ -18,6 +18,7 @@ pub mod lease;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod migrate;
 pub mod notify;
 pub mod options;
 pub mod place;

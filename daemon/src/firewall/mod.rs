@@ -160,8 +160,12 @@ impl Firewall {
             let networks = wanted::of_family(&spec.networks, v6);
             report::legacy_hook(legacy::filter(v6)?, &networks, v6)
         }));
+        let mut repaired = plan.repairs();
+        if !self.has_taken_over {
+            repaired.extend(plan.leftovers());
+        }
         Ok(Report {
-            repaired: plan.repairs(),
+            repaired,
             hooks,
             notes: plan.notes(&spec, !self.has_taken_over),
             ..Report::default()

@@ -24,19 +24,15 @@ impl Flanneld {
         flanneld
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.running.pid()
-    }
-
     /// It ends between two things that it does.
     pub(crate) fn stop(self) {
-        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
+        let pid = Pid::from_raw(i32::try_from(self.running.pid()).unwrap()).unwrap();
         kill_process(pid, Signal::TERM).expect("a flanneld that lives");
         self.running.finish();
     }
 
-    /// Every other node's route stands.
-    fn until_it_serves(&self, node: &Node<'_>, store: &Store) {
+    /// Every other node's route stands, of those that have a lease by then.
+    pub(crate) fn until_it_serves(&self, node: &Node<'_>, store: &Store) {
         wait_until("flanneld serves", LIMIT, || {
             let said = || self.running.said_so_far();
             assert!(!self.running.ends_within(Default::default()), "{}", said());
