@@ -87,7 +87,7 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
     let marks = Marks {
         links,
         networks: reconcile::networks(&conf),
-        first_takeover: !options.run_dir.join("devices").exists(),
+        first_takeover: previous.is_some() && !options.run_dir.join("devices").exists(),
     };
     let actual = kernel::read(&mut rtnl, &marks, &desired).map_err(|e| e.to_string())?;
     let serving = Serving {

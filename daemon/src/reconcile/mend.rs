@@ -152,7 +152,7 @@ impl Reconciler {
         let marks = Marks {
             links: self.links,
             networks: self.networks(),
-            first_takeover: self.memory.is_blank(),
+            first_takeover: self.memory.is_blank() && self.settings.previous.is_some(),
         };
         let actual = kernel::read(&mut self.rtnl, &marks, desired).map_err(|e| e.to_string())?;
         let drift = if self.knows {

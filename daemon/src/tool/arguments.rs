@@ -170,6 +170,8 @@ weft tells how this node's overlay network stands.
   weft migrate --plan [weftd's command line]
                     what weftd would change on this node, told before it is started in flanneld's
                     place; nothing is changed
+  weft migrate --back
+                    makes a node ready for flanneld again, once weftd is stopped
   weft docker-opts  writes docker's options for this node's subnet, as mk-docker-opts.sh does
   weft version
   weft help

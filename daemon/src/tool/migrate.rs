@@ -1,8 +1,11 @@
-//! `weft migrate --plan`: what weftd would change on this node, told before it is started.
+//! `weft migrate`: `--plan` tells what weftd would change on this node before it is started, and
+//! `--back` takes away what flanneld would not know of after it.
 
 use std::io;
 
 use super::{FINE, MISTAKEN, Terminal, WRONG};
+use crate::firewall::Firewall;
+use crate::lock::Lock;
 use crate::migrate;
 use crate::options::{Command, Options};
 
@@ -16,14 +19,15 @@ pub(super) fn run(
         let mut args = args.iter();
         args.any(|arg| arg.trim_start_matches('-') == name && arg.starts_with('-'))
     };
-    let (plan, as_json) = (asked("plan"), asked("json"));
-    if !plan {
+    let (plan, back, as_json) = (asked("plan"), asked("back"), asked("json"));
+    if plan == back {
         writeln!(terminal.err, "weft: {HOW}")?;
         return Ok(MISTAKEN);
     }
-    let weftds = args
-        .into_iter()
-        .filter(|arg| !matches!(arg.trim_start_matches('-'), "plan" | "json" | ""));
+    let weftds = args.into_iter().filter(|arg| {
+        let name = arg.trim_start_matches('-');
+        !matches!(name, "plan" | "back" | "json")
+    });
     let options = match Options::parse(weftds, env) {
         Ok(Command::Run(options)) => options,
         Ok(_) => {
@@ -35,6 +39,9 @@ pub(super) fn run(
             return Ok(MISTAKEN);
         }
     };
+    if back {
+        return go_back(&options, terminal);
+    }
     match migrate::plan(&options) {
         Ok(migration) => {
             let told = migration.told();
@@ -54,5 +61,32 @@ pub(super) fn run(
     }
 }
 
-const HOW: &str = "weft migrate --plan [--json] and weftd's own command line: it tells what weftd, \
-    started so, would change on this node, and changes nothing";
+fn go_back(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {
+    let removed = Lock::take(&options.run_dir)
+        .map_err(|e| e.to_string())
+        .and_then(|_lock| {
+            let firewall = Firewall::open().and_then(|mut firewall| firewall.remove_guard());
+            firewall.map_err(|e| e.to_string())
+        });
+    match removed {
+        Ok(was_there) => {
+            let what = match was_there {
+                true => "the peer guard is removed: it knows no node that comes after weftd",
+                false => "there is no peer guard",
+            };
+            writeln!(
+                terminal.out,
+                "{what}. All else stays as it is, and flanneld goes on from it: start it"
+            )?;
+            Ok(FINE)
+        }
+        Err(why) => {
+            writeln!(terminal.err, "weft: nothing is changed: {why}")?;
+            Ok(WRONG)
+        }
+    }
+}
+
+const HOW: &str = "weft migrate --plan [--json] and weftd's own command line tells what weftd, \
+    started so, would change on this node, and changes nothing; weft migrate --back, once weftd \
+    is stopped, makes the node ready for flanneld";

@@ -84,7 +84,7 @@ fn there_and_back(conf: &str, times: u32) {
             }
             floods.iter().for_each(Flood::flows_on);
             for &n in moving {
-                nodes[n].terminate();
+                goes_back(&nodes[n]);
                 running[n] = Some(flanneld(&nodes[n]));
                 assert_eq!(belongings(&cluster, &nodes[n]), before[n]);
             }
@@ -123,6 +123,27 @@ fn soak_a_host_gw_node_goes_there_and_back_a_hundred_times() {
     if can_be_shown() {
         there_and_back(HOST_GW, 100);
     }
+}
+
+/// A guard that nobody keeps knows no node that comes later.
+fn goes_back(node: &Node<'_>) {
+    let back = || {
+        Cmd::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["migrate", "--back"])
+            .args(&node.flags)
+            .inside(&node.netns)
+            .run()
+    };
+    let refused = back();
+    assert_eq!(
+        refused.code(),
+        Some(1),
+        "beside a weftd: {}",
+        refused.stdout
+    );
+    node.terminate();
+    assert!(back().success());
+    node.until_says("nft list tables", "weft_guard", false);
 }
 
 /// Everything on a node and in the store that a daemon could change.
