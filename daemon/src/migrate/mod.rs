@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use weft_net::Rtnl;
 
+use crate::conflist::Conflist;
 use crate::daemon;
 use crate::device::{self, Step};
 use crate::diff::{Actual, Difference, diff};
@@ -43,6 +44,8 @@ pub struct Migration {
     pub firewall: firewall::Report,
     /// What the subnet file would say, and says.
     pub file: (String, Option<String>),
+    /// The runtime's configuration, where weftd is told to put it in place.
+    pub conflist: Option<Conflist>,
     pub skipped: Vec<plan::Skipped>,
 }
 
@@ -108,6 +111,7 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
             SubnetFile::from(&serving).to_string(),
             std::fs::read_to_string(&options.subnet_file).ok(),
         ),
+        conflist: options.conflist.clone(),
         skipped: desired.skipped,
     })
 }
@@ -208,9 +212,11 @@ fn look_at_devices(
         let step = device::step(wanted, held.as_ref());
         let stays = matches!(step, Step::Keep | Step::Change(_));
         let index = held.filter(|_| stays).map(|link| link.index);
-        match wanted.family {
-            Family::V4 => links.v4 = index,
-            Family::V6 => links.v6 = index,
+        for family in wanted.families() {
+            match family {
+                Family::V4 => links.v4 = index,
+                Family::V6 => links.v6 = index,
+            }
         }
         devices.push((wanted.clone(), step));
     }

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use serde_json::{Value, json};
 
 use super::{Holding, Migration};
+use crate::conflist;
 use crate::device::{Differences, Step};
 use crate::diff::{Change, Whose};
 
@@ -33,6 +34,7 @@ impl Migration {
                 ),
                 ("firewall", self.firewall_lines()),
                 ("subnet file", vec![self.subnet_file()]),
+                ("runtime", vec![self.runtime()]),
                 ("left out", self.left_out()),
             ],
         }
@@ -197,6 +199,23 @@ impl Migration {
                     new.collect::<Vec<_>>().join(" ")
                 )
             }
+        }
+    }
+
+    fn runtime(&self) -> String {
+        let Some(conflist) = &self.conflist else {
+            return "its CNI configuration and plugins stay as they are".into();
+        };
+        let path = conflist.dir.join(conflist::NAME);
+        let same = std::fs::read(&conflist.source)
+            .is_ok_and(|wanted| std::fs::read(&path).is_ok_and(|held| held == wanted));
+        match same {
+            true => format!("{} says the same as its source", path.display()),
+            false => format!(
+                "{} is put in place once this node serves, as {} says; plugins stay as they are",
+                path.display(),
+                conflist.source.display()
+            ),
         }
     }
 

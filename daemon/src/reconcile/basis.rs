@@ -36,7 +36,8 @@ pub fn claim(
 
 pub fn offer(rtnl: &mut Rtnl, conf: &NetConf) -> Offer {
     match &conf.backend {
-        Backend::Udp(_) | Backend::Alloc => Offer::Nothing,
+        Backend::Alloc => Offer::Nothing,
+        Backend::Udp(udp) => Offer::Udp { port: udp.port },
         Backend::HostGw => Offer::HostGw,
         Backend::Vxlan(vxlan) => {
             let mut mac = |family| {

@@ -213,6 +213,7 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
             "0 set, 1 removed of 3 that stand",
             "chain FLANNEL-POSTRTG of table ip nat, which is flanneld's, removed once ours stand",
             "says the same, and is not written",
+            "CNI configuration and plugins stay as they are",
         ] {
             assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
         }
