@@ -21,7 +21,7 @@ BENCH ?=
 # How long, in seconds, each fuzz target and the soak run.
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 600
-# What the demo shows: vxlan or host-gw; anything in KEEP leaves the cluster up until Ctrl-C.
+# What the demo shows: vxlan, host-gw or udp; anything in KEEP leaves the cluster up until Ctrl-C.
 BACKEND ?= vxlan
 KEEP ?=
 
@@ -96,7 +96,7 @@ bundle: image manifests ## image and yaml together, for hosts without a registry
 	@echo "on every node: ctr -n k8s.io image import weft-image.tar (k3s: k3s ctr); then, once: kubectl apply -f weft.yaml"
 
 .PHONY: demo
-demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=host-gw, KEEP=1)
+demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=udp, KEEP=1)
 	@BACKEND="$(BACKEND)" KEEP="$(KEEP)" cargo run --quiet --locked -p weft-netns --bin demo
 
 # What the demo runs knows the embedded store alone: no protoc, no TLS.
