@@ -72,7 +72,15 @@ impl Bench {
     }
 
     pub(crate) fn start(&self) -> Running {
-        let (claim, claims) = watch::channel(Some(claim()));
+        self.run(Some(claim()))
+    }
+
+    pub(crate) fn start_unclaimed(&self) -> Running {
+        self.run(None)
+    }
+
+    fn run(&self, claim: Option<Claim>) -> Running {
+        let (claim, claims) = watch::channel(claim);
         let (views, view) = watch::channel(View::default());
         let (report, reports) = watch::channel(Report::default());
         let store = Box::new(Kube::new(

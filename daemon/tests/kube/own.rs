@@ -132,3 +132,19 @@ async fn a_node_that_goes_while_we_serve_is_a_lease_lost_and_pods_keep_it() {
     let held = store.until_held().await;
     assert_eq!(held.subnets.to_string(), "10.244.8.0/24");
 }
+
+#[tokio::test]
+async fn who_claims_nothing_sees_what_is_held_and_writes_nothing() {
+    let bench = Bench::new(VXLAN);
+    bench.server.put(crate::bench::peer(1));
+    bench.annotate("node-1", "public-ip", &json!("192.0.2.77"));
+    let before = bench.server.node("node-1");
+    let mut store = bench.start_unclaimed();
+    let held = store.until_held().await;
+    assert_eq!(held.attrs.public_ip, Some("192.0.2.77".parse().unwrap()));
+    bench.put_peer(2);
+    store.until_peers(1).await;
+    assert_eq!(bench.server.node("node-1"), before);
+    let seen = bench.server.seen();
+    assert!(seen.iter().all(|seen| seen.method == "GET"));
+}

@@ -179,7 +179,10 @@ impl Keeper {
 
     /// What the loop's report is to the cluster: a condition, and Events.
     fn attend_to_report(&mut self) {
-        let Some(report) = &self.report else { return };
+        // Who claims nothing only looks.
+        let Some(report) = self.report.as_ref().filter(|_| self.state.is_claimed()) else {
+            return;
+        };
         let report = report.borrow().clone();
         let now = Instant::now();
         match &report.ready {

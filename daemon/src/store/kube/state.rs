@@ -14,8 +14,8 @@ use super::config::Config;
 use super::errands::Done;
 use super::follow::News;
 use super::node::{Annotations, Node, Prefix};
-use crate::conf::NetConf;
-use crate::lease::{Attrs, Lease, Subnets};
+use crate::conf::{Backend, NetConf};
+use crate::lease::{Attrs, Lease, Published, Subnets};
 use crate::store::leasing::dice::Dice;
 use crate::store::leasing::disturbed::Disturbed;
 use crate::store::leasing::peers::{Claimed, apart};
@@ -302,12 +302,12 @@ impl State {
     /// How it stands with our subnet, and what is to be written of it.
     pub(super) fn own(&mut self, now: Duration) -> (Own, Option<Value>, Vec<String>) {
         let mut notes = Vec::new();
-        let (Some(claim), Some(conf)) = (&self.claim, self.config.usable()) else {
+        let Some(conf) = self.config.usable().filter(|_| self.listed) else {
             return (self.otherwise(None), None, notes);
         };
-        if !self.listed {
-            return (self.otherwise(None), None, notes);
-        }
+        let Some(claim) = &self.claim else {
+            return (self.published(&conf), None, notes);
+        };
         let name = self.name.as_deref().unwrap_or_default();
         let subnets = match self.assigned(&conf, name, &mut notes) {
             Ok(subnets) => subnets,
@@ -346,6 +346,24 @@ impl State {
         notes.extend(told.map(str::to_owned));
         notes.extend(self.not_written.clone());
         (self.otherwise(None), patch, notes)
+    }
+
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// For one who claims nothing: what an earlier run has published, if it is of use.
+    fn published(&self, conf: &NetConf) -> Own {
+        let name = self.name.as_deref().unwrap_or_default();
+        let subnets = self.assigned(conf, name, &mut Vec::new());
+        let own = self.own.as_ref().filter(|own| own.is_managed());
+        let attrs = own.and_then(|own| annotations::attrs(&own.annotations).ok());
+        match (subnets, attrs) {
+            (Ok(subnets), Some(attrs)) if fits(&attrs, conf) => {
+                Own::Held(Arc::new(Lease { subnets, attrs }))
+            }
+            _ => Own::Unclaimed,
+        }
     }
 
     /// Whether what is to be written is to be written yet.
@@ -439,6 +457,17 @@ impl State {
             }
         }
         Ok(subnets)
+    }
+}
+
+/// Whether it is of the backend that is configured, whole.
+fn fits(attrs: &Attrs, conf: &NetConf) -> bool {
+    match (&attrs.backend, &conf.backend) {
+        (Published::Vxlan { v4, v6 }, Backend::Vxlan(_)) => {
+            v4.is_some() == conf.v4.is_some() && v6.is_some() == conf.v6.is_some()
+        }
+        (Published::HostGw, Backend::HostGw) => true,
+        _ => false,
     }
 }
 
