@@ -27,6 +27,7 @@ mod etcd;
 mod field;
 mod handover;
 mod harness;
+mod integrity;
 mod matrix;
 mod outages;
 mod races;

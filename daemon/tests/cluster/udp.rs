@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use weft_netns::{in_world, wait_until};
+use weft_netns::{Need, in_world, skip_unless, wait_until};
 
 use crate::harness::{Cluster, DUAL_UDP, LIMIT, Node, UDP, VXLAN, lease_with, vxlan_lease};
 use crate::wire::{Flannel, PORT, echo_reply_ttl, echo_request};
@@ -271,6 +271,34 @@ fn a_missing_tun_is_told_and_taken_once_it_is_there() {
         world.exec(&format!("nsenter -t {pid} -m umount /dev/net"));
         node.until_ready();
         node.pod().until_reaches(&pods[0]);
+    });
+}
+
+/// What the kernel does not grant is told once, shown, and done without.
+#[test]
+fn what_the_packet_path_has_to_do_without_is_shown() {
+    if !skip_unless(&[Need::Tool("setpriv")]) {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (_others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let line = format!(
+            "exec setpriv --bounding-set=-net_raw --inh-caps=-net_raw {} {}",
+            env!("CARGO_BIN_EXE_weftd"),
+            node.flags.join(" ")
+        );
+        node.start_as(&["sh", "-c", &line]);
+        node.until_ready();
+        node.pod().until_reaches(&pods[0]);
+        let missing = node.status()["packet_path"]["missing"].to_string();
+        assert!(missing.contains("answers_refused"), "{missing}");
+        assert!(missing.contains("CAP_NET_RAW"), "{missing}");
+        let metrics = node.ask("/metrics").unwrap().1;
+        let lacks = r#"weft_udp_degraded{what="answers_refused"} 1"#;
+        assert!(metrics.contains(lacks), "{metrics}");
+        assert_eq!(node.log().matches("no raw socket").count(), 1);
     });
 }
 
