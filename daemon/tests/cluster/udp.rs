@@ -350,6 +350,27 @@ fn a_device_that_was_left_is_taken_over() {
     });
 }
 
+/// flanneld had another backend here: its device's routes are narrower than ours, and lead nowhere.
+#[test]
+fn what_flanneld_s_other_backend_left_is_out_of_the_way() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let end = others[0].subnet_address();
+        node.netns.exec(&format!(
+            "ip link add flannel.1 type vxlan id 1 local 192.168.9.7 dev eth0 dstport 8472 nolearning; \
+             ip link set flannel.1 up; ip route add {end}/24 via {end} dev flannel.1 onlink; \
+             ip link add flannel.9 type bridge"
+        ));
+        node.start();
+        node.until_ready();
+        node.until_says("ip -o link", "flannel.1", false);
+        node.until_says("ip -o link", "flannel.9", true);
+        node.pod().until_reaches(&pods[0]);
+    });
+}
+
 /// Of a node that has been everything, nothing is left.
 #[test]
 fn a_cleanup_removes_all_of_it() {
