@@ -8,7 +8,7 @@ use weft_net::ethtool::{Ethtool, TX_CHECKSUM};
 use weft_net::route::{Address, Link, Requests};
 use weft_net::sysctl;
 
-use super::Reconciler;
+use super::{Reconciler, networks};
 use crate::device::{self, Step};
 use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
@@ -220,7 +220,7 @@ impl Reconciler {
         let marks = Marks {
             links: self.links,
             networks: self.networks(),
-            first_takeover: self.memory.is_blank(),
+            first_takeover: self.memory.is_blank() && self.settings.previous.is_some(),
         };
         let actual = kernel::read(&mut self.rtnl, &marks, desired).map_err(|e| e.to_string())?;
         let drift = if self.knows {
@@ -380,18 +380,8 @@ impl Reconciler {
     }
 
     fn networks(&self) -> Vec<(IpNetwork, u8)> {
-        let Some((inputs, _)) = &self.planned else {
-            return Vec::new();
-        };
-        let v4 = inputs
-            .conf
-            .v4
-            .map(|pool| (IpNetwork::V4(pool.network), pool.subnet_len));
-        let v6 = inputs
-            .conf
-            .v6
-            .map(|pool| (IpNetwork::V6(pool.network), pool.subnet_len));
-        v4.into_iter().chain(v6).collect()
+        let planned = self.planned.as_ref();
+        planned.map_or_else(Vec::new, |(inputs, _)| networks(&inputs.conf))
     }
 
     /// Of whatever backend it had: routes into a device that nobody serves lead nowhere.
