@@ -43,7 +43,7 @@ impl Contestant {
         rungs.chain(DEFAULT).find(|known| known.name() == name)
     }
 
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",

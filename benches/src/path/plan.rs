@@ -12,7 +12,7 @@ pub struct Plan {
     pub(super) pace: Pace,
     /// A target that is missed fails the run.
     pub(super) strict: bool,
-    /// Everything, at full length: worth keeping.
+    /// Whatever rows there are have everybody in them, at full length: they are worth keeping.
     pub(super) complete: bool,
 }
 
@@ -65,7 +65,7 @@ const fn side_by_side(wire: Wire, inner: Family, outer: Family) -> Kind {
     Kind::SideBySide(Setting { wire, inner, outer })
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row {
         name: "virtual",
         title: "virtual wire, IPv4",
@@ -75,6 +75,11 @@ const ROWS: [Row; 8] = [
         name: "real",
         title: "real 1500-byte packets, IPv4",
         kind: side_by_side(Wire::Real, Family::V4, Family::V4),
+    },
+    Row {
+        name: "unmerged",
+        title: "real 1500-byte packets, IPv4, receive GRO off",
+        kind: side_by_side(Wire::Unmerged, Family::V4, Family::V4),
     },
     Row {
         name: "virtual6",
@@ -119,14 +124,15 @@ const QUICK_PACE: Pace = Pace {
     megabytes: 32,
     flood: Duration::from_secs(3),
 };
+/// A row takes at most six minutes, all of them twenty.
 const FULL_PACE: Pace = Pace {
     quick: false,
     rounds: 3,
-    seconds: 3,
-    moment: Duration::from_secs(2),
-    probe: Duration::from_millis(600),
-    megabytes: 1024,
-    flood: Duration::from_secs(60),
+    seconds: 2,
+    moment: Duration::from_secs(1),
+    probe: Duration::from_millis(300),
+    megabytes: 256,
+    flood: Duration::from_secs(20),
 };
 
 impl Plan {
@@ -146,7 +152,7 @@ impl Plan {
             plan.take(word, &mut words)
                 .ok_or_else(|| format!("what to make of {word}?\n{}", usage()))?;
         }
-        plan.complete &= plan.rows.is_empty() && plan.measurements.is_empty();
+        plan.complete &= plan.measurements.is_empty();
         if plan.rows.is_empty() {
             let wanted = |row: &&Row| !quick || QUICK.contains(&row.name);
             plan.rows = ROWS.iter().filter(wanted).collect();
@@ -172,11 +178,9 @@ impl Plan {
                 self.contestants = names.map(Contestant::named).collect::<Option<_>>()?;
                 self.complete = false;
             }
-            "--rounds" => self.pace.rounds = rest.next()?.parse().ok()?,
-            "--seconds" => self.pace.seconds = rest.next()?.parse().ok()?,
-            "--megabytes" => self.pace.megabytes = rest.next()?.parse().ok()?,
-            "--flood-seconds" => {
-                self.pace.flood = Duration::from_secs(rest.next()?.parse().ok()?);
+            "--rounds" | "--seconds" | "--megabytes" | "--flood-seconds" => {
+                self.complete = false;
+                self.pace.set(word, rest.next()?.parse().ok()?);
             }
             name => {
                 let row = ROWS.iter().find(|row| row.name == name);
@@ -188,6 +192,22 @@ impl Plan {
         }
         Some(())
     }
+}
+
+impl Pace {
+    fn set(&mut self, word: &str, number: u16) {
+        match word {
+            "--rounds" => self.rounds = number,
+            "--seconds" => self.seconds = number,
+            "--megabytes" => self.megabytes = number.into(),
+            _ => self.flood = Duration::from_secs(number.into()),
+        }
+    }
+}
+
+/// The names and titles of all rows, in their order.
+pub(super) fn rows() -> Vec<(&'static str, &'static str)> {
+    ROWS.iter().map(|row| (row.name, row.title)).collect()
 }
 
 impl Measurement {
@@ -232,7 +252,11 @@ mod tests {
     fn without_arguments_everything_is_measured_and_kept() {
         let plan = parse("").unwrap();
         assert!(plan.complete);
-        assert_eq!((plan.rows.len(), plan.measurements.len()), (8, 4));
+        assert_eq!((plan.rows.len(), plan.measurements.len()), (9, 4));
+        assert!(parse("real idle").unwrap().complete);
+        for line in ["real trips", "--of fast,vxlan", "--quick", "--rounds 1"] {
+            assert!(!parse(line).unwrap().complete, "{line}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) fn judge(report: &mut Report, plan: &Plan, row: &'static str, wire: W
         let (what, over) = (promise.what, promise.over.name());
         let (bound, aim) = match wire {
             Wire::Virtual => (promise.on_virtual_wire, promise.aims[0]),
-            Wire::Real | Wire::Routed => (promise.on_real_wire, promise.aims[1]),
+            Wire::Real | Wire::Unmerged | Wire::Routed => (promise.on_real_wire, promise.aims[1]),
         };
         let ratio = report.ratio(row, what, OURS.name(), over);
         let claim = format!("{what}, fast over {over}{aim}");

@@ -22,7 +22,7 @@ pub(super) fn steps(measurements: &[Measurement], pace: &Pace, main: bool) -> Ve
         .iter()
         .flat_map(|measurement| match measurement {
             Measurement::Tcp => streams.iter().copied().map(Step::Tcp).collect::<Vec<_>>(),
-            Measurement::Flooded => sizes.iter().copied().map(Step::Flooded).collect(),
+            Measurement::Flooded => vec![Step::Flooded(64)],
             Measurement::LossFree => sizes.iter().copied().map(Step::LossFree).collect(),
             Measurement::Trips => vec![Step::Trips],
         });
