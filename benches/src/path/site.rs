@@ -15,7 +15,7 @@ use super::tcp::IPERF_PORT;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What an Ethernet carries.
-const WIRE_MTU: u16 = 1500;
+pub(super) const WIRE_MTU: u16 = 1500;
 
 /// Lines of shell that make a namespace forward, whichever way packets come.
 const FORWARDING: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward
@@ -95,7 +95,7 @@ impl Site {
                 [&one, &two],
             )),
         };
-        let mtu = WIRE_MTU - contestant.overhead(setting.outer);
+        let mtu = contestant.mtu(setting.outer);
         for side in [&one, &two] {
             side.furnish(mtu);
         }
