@@ -179,6 +179,24 @@ impl Report {
         self.median(row, what, who) / self.median(row, what, over)
     }
 
+    /// What everybody's samples of a figure are against another's of the same rounds.
+    pub fn ratios(&self, row: &str, what: &str, over: &str) -> Vec<(String, Vec<f64>)> {
+        let figures = || {
+            let all = self.figures.iter();
+            all.filter(|figure| figure.row == row && figure.what == what)
+        };
+        let Some(over) = figures().find(|figure| figure.who == over) else {
+            return Vec::new();
+        };
+        let ratios = figures().map(|figure| {
+            let rounds = figure.samples.0.iter().zip(&over.samples.0);
+            let ratios = rounds.map(|(sample, over)| sample / over);
+            let ratios = ratios.filter(|ratio| ratio.is_finite());
+            (figure.who.clone(), ratios.collect())
+        });
+        ratios.collect()
+    }
+
     pub fn judge(&mut self, row: &'static str, claim: &str, value: f64, bound: Bound) {
         self.verdicts.push(Verdict {
             row,
@@ -387,6 +405,19 @@ mod tests {
         let samples: Samples = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
         assert!((samples.median() - 2.5).abs() < 1e-9);
         assert!((samples.min() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_for_a_round_does_not_change_a_ratio() {
+        let mut report = Report::default();
+        for (speed, round) in [(1.0, 3.0), (0.5, 3.0), (1.0, 3.3)] {
+            report.sample("real", "TCP", "fast", Unit::GbitPerSecond, round * speed);
+            report.sample("real", "TCP", "vxlan", Unit::GbitPerSecond, 2.0 * speed);
+        }
+        let ratios = report.ratios("real", "TCP", "vxlan");
+        assert_eq!(ratios[0].0, "fast");
+        assert!((ratios[0].1[1] - 1.5).abs() < 1e-9, "{ratios:?}");
+        assert_eq!(report.ratios("real", "TCP", "nobody"), []);
     }
 
     #[test]

@@ -127,10 +127,10 @@ const QUICK_PACE: Pace = Pace {
 /// A row takes at most six minutes, all of them twenty.
 const FULL_PACE: Pace = Pace {
     quick: false,
-    rounds: 3,
+    rounds: 4,
     seconds: 2,
     moment: Duration::from_secs(1),
-    probe: Duration::from_millis(300),
+    probe: Duration::from_millis(250),
     megabytes: 256,
     flood: Duration::from_secs(20),
 };
