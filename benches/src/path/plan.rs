@@ -1,7 +1,7 @@
 //! What a run is to measure, and how long it may take.
 use std::time::Duration;
 
-use super::step::steps;
+use super::step::{Extent, steps};
 use super::{Contestant, DEFAULT, Family, Setting, Wire};
 
 #[derive(Clone, Debug)]
@@ -124,15 +124,15 @@ const QUICK_PACE: Pace = Pace {
     megabytes: 32,
     flood: Duration::from_secs(3),
 };
-/// A row takes at most six minutes, all of them twenty.
+/// A row takes at most four minutes, all of them less than twenty.
 const FULL_PACE: Pace = Pace {
     quick: false,
-    rounds: 4,
+    rounds: 3,
     seconds: 2,
-    moment: Duration::from_secs(1),
-    probe: Duration::from_millis(250),
+    moment: Duration::from_millis(800),
+    probe: Duration::from_millis(200),
     megabytes: 256,
-    flood: Duration::from_secs(20),
+    flood: Duration::from_secs(15),
 };
 
 impl Plan {
@@ -165,7 +165,7 @@ impl Plan {
 
     /// Whether a figure of that name is among what is measured.
     pub(super) fn measures(&self, what: &str) -> bool {
-        let steps = steps(&self.measurements, &self.pace, true);
+        let steps = steps(&self.measurements, Extent::Full);
         steps.iter().any(|step| step.what() == what)
     }
 

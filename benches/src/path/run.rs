@@ -8,7 +8,7 @@ use weft_netns::{Kind as WorldKind, World};
 pub use super::plan::Plan;
 use super::plan::{self, Kind, Row};
 use super::promises;
-use super::step::steps;
+use super::step::{Extent, steps};
 use super::tun::lacks_tun;
 use super::{Contestant, Setting, Site, flood, idle, integrity, over_tcp, picture};
 use crate::machine;
@@ -57,7 +57,7 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
                 None
             }
             Kind::Idle => Some(guarded(&mut report, row.name, |report| {
-                idle::row(world, row.name, tried, plan.pace.moment * 4, report);
+                idle::row(world, row.name, tried, plan.pace.moment * 5, report);
             })),
             Kind::Integrity => Some(guarded(&mut report, row.name, |report| {
                 integrity::row(world, row.name, tried, plan.pace.megabytes << 20, report);
@@ -128,13 +128,17 @@ fn side_by_side(
             sites.push(site);
         });
     }
-    let steps = steps(&plan.measurements, &plan.pace, is_main(setting));
+    let main = is_main(setting) && !plan.pace.quick;
     let rounds = match is_main(setting) {
         true => plan.pace.rounds,
         false => plan.pace.rounds.min(SECONDARY),
     };
     for round in 0..rounds {
-        for step in &steps {
+        let extent = match main && round == 0 {
+            true => Extent::Full,
+            false => Extent::Promised,
+        };
+        for step in steps(&plan.measurements, extent) {
             // Both orders, in turn.
             if round % 2 == 1 {
                 sites.reverse();
@@ -150,7 +154,7 @@ fn side_by_side(
             });
         }
     }
-    for step in steps {
+    for step in steps(&plan.measurements, Extent::Full) {
         promises::compare(report, row.name, &step.what());
     }
     promises::judge(report, plan, row.name, setting.wire);

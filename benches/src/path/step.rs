@@ -14,10 +14,19 @@ pub(super) enum Step {
     Trips,
 }
 
-pub(super) fn steps(measurements: &[Measurement], pace: &Pace, main: bool) -> Vec<Step> {
-    let in_full = main && !pace.quick;
-    let streams: &[u16] = if in_full { &[1, 4, 16] } else { &[1, 4] };
-    let sizes: &[usize] = if in_full { &[64, 1400] } else { &[64] };
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What something is promised of, and what is merely good to know.
+    Full,
+    Promised,
+}
+
+pub(super) fn steps(measurements: &[Measurement], extent: Extent) -> Vec<Step> {
+    let (streams, sizes): (&[u16], &[usize]) = match extent {
+        Extent::Full => (&[1, 4, 16], &[64, 1400]),
+        Extent::Promised => (&[1, 4], &[64]),
+    };
     let steps = measurements
         .iter()
         .flat_map(|measurement| match measurement {
