@@ -14,6 +14,7 @@ use crate::http::{BESIDE, SOCKET};
 use crate::kernel::is_our_protocol;
 use crate::lock::{self, Lock};
 use crate::options::Options;
+use crate::store::remembered;
 
 /// The files of this node's weftd.
 #[derive(Debug, Clone)]
@@ -61,6 +62,9 @@ pub fn clean_up_with(lock: Lock, places: &Places) -> Outcome {
     outcome.remove_firewall();
     outcome.remove_file(&places.subnet_file);
     outcome.remove_ids(&places.state_dir);
+    for name in [remembered::FILE, remembered::BESIDE] {
+        outcome.remove_file(&places.state_dir.join(name));
+    }
     for name in RUN_FILES {
         outcome.remove_file(&places.run_dir.join(name));
     }

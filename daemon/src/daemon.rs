@@ -24,6 +24,7 @@ use crate::store::embedded::Embedded;
 #[cfg(feature = "etcd")]
 use crate::store::etcd::Etcd;
 use crate::store::leased::Leased;
+use crate::store::remembered::Remembered;
 use crate::store::{Claim, Store, View};
 use crate::subnet_file::{Found, SubnetFile};
 
@@ -31,6 +32,11 @@ use crate::subnet_file::{Found, SubnetFile};
 /// told in the status and tried again.
 pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Result<(), String> {
     let store = store(options, identity)?;
+    let store = Box::new(Remembered::new(
+        store,
+        options.state_dir.clone(),
+        scope(options, identity),
+    ));
     let (claims, claim) = watch::channel(None);
     let (views, view) = watch::channel(View::default());
     let (reports, report) = watch::channel(Report::default());
@@ -282,6 +288,18 @@ fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, Strin
             other.name()
         )),
     }
+}
+
+/// What is remembered counts for this store and this node alone: a disk may be copied, and a
+/// cluster may move.
+fn scope(options: &Options, identity: &Identity) -> String {
+    let place = match &options.store {
+        options::Store::Etcd(etcd) => etcd.prefix.clone(),
+        options::Store::Embedded(dir) => dir.display().to_string(),
+        options::Store::Kube(_) => String::new(),
+    };
+    let (store, Identity { machine, node }) = (options.store.name(), identity);
+    format!("{store} {place} {machine} {node}")
 }
 
 #[cfg(feature = "etcd")]

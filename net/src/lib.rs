@@ -15,6 +15,7 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod socket;
+pub mod sys;
 pub mod sysctl;
 pub mod watch;
 

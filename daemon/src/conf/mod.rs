@@ -5,6 +5,7 @@ mod backend;
 mod error;
 mod pool;
 mod syntax;
+mod write;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

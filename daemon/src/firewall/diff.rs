@@ -112,7 +112,7 @@ fn fit_set(
         changes.push(Change::CreateSet(table, wanted.name, wanted.v6));
     }
     let gone: Vec<IpAddr> = there.difference(&wanted.elements).copied().collect();
-    if !gone.is_empty() {
+    if !gone.is_empty() && !wanted.open {
         changes.push(Change::DeleteElements(table, wanted.name, gone));
     }
     let missing: Vec<IpAddr> = wanted.elements.difference(there).copied().collect();

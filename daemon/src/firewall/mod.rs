@@ -64,6 +64,8 @@ pub struct Guard {
     pub port: u16,
     /// All that may send, before the guard begins: whoever is missing is cut off.
     pub from: BTreeSet<IpAddr>,
+    /// `from` may lack some: who is let in already stays so.
+    pub lenient: bool,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -187,6 +189,11 @@ impl Firewall {
     /// Packets that the guard has dropped.
     pub fn dropped(&mut self) -> Result<u64> {
         Ok(self.dropped_before + kernel::dropped(&mut self.nft)?)
+    }
+
+    /// Those of them that were counted by rules that are gone. The rest is [`count_dropped`].
+    pub fn dropped_before(&self) -> u64 {
+        self.dropped_before
     }
 
     fn run(&mut self, spec: &Spec, flannels: Flannels) -> Result<Report> {
@@ -320,6 +327,11 @@ impl Firewall {
         report.notes = notes.difference(&self.told).cloned().collect();
         self.told = notes;
     }
+}
+
+/// What the guard's rules have dropped since they stand; for whoever is asked, at any time.
+pub fn count_dropped() -> Result<u64> {
+    Ok(kernel::dropped(&mut NftSocket::open()?)?)
 }
 
 impl Spec {

@@ -62,6 +62,8 @@ pub(super) struct WantedSet {
     pub(super) name: &'static str,
     pub(super) v6: bool,
     pub(super) elements: BTreeSet<IpAddr>,
+    /// It may hold others, too.
+    pub(super) open: bool,
 }
 
 /// One rule: it does what it says to packets that all of its tests hold for.
@@ -193,6 +195,7 @@ fn guard_table(guard: &Guard) -> WantedTable {
                     .copied()
                     .filter(|ip| ip.is_ipv6() == v6)
                     .collect(),
+                open: guard.lenient,
             })
             .collect(),
         chains: vec![WantedChain {

@@ -1,4 +1,4 @@
-//! What is answered. Pure, but for the look at our own process.
+//! What is answered. Pure, but for the look at our own process and at the kernel's counters.
 
 use std::time::Instant;
 
@@ -30,18 +30,18 @@ impl Answer {
             },
             "/metrics" => Self {
                 content_type: metrics::CONTENT_TYPE,
-                ..Self::plain(200, metrics::text(status, Process::this(), now))
+                ..Self::plain(200, metrics::text(&status.counted(), Process::this(), now))
             },
             "/status" if request.asks("text") => {
                 let paint = match request.asks("colour") {
                     true => Paint::Coloured,
                     false => Paint::Plain,
                 };
-                Self::plain(200, status.to_text(now, paint))
+                Self::plain(200, status.counted().to_text(now, paint))
             }
             "/status" => Self {
                 content_type: "application/json",
-                ..Self::plain(200, format!("{:#}\n", status.to_json(now)))
+                ..Self::plain(200, format!("{:#}\n", status.counted().to_json(now)))
             },
             _ => Self::plain(404, NOT_FOUND),
         }

@@ -55,5 +55,6 @@ fn guard(inputs: &Inputs) -> Option<Guard> {
     Some(Guard {
         port: vxlan.port,
         from,
+        lenient: inputs.remembered,
     })
 }

@@ -31,6 +31,8 @@ pub struct Inputs {
     pub wishes: Wishes,
     /// How packets get to peers' public addresses, where that matters (DirectRouting).
     pub ways: Ways,
+    /// The peers are those of an earlier run: there may be more.
+    pub remembered: bool,
 }
 
 /// The interface that packets leave the node by.
@@ -148,6 +150,7 @@ impl Inputs {
             && self.ground == other.ground
             && self.wishes == other.wishes
             && self.ways == other.ways
+            && self.remembered == other.remembered
     }
 }
 

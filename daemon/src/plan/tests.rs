@@ -57,6 +57,7 @@ fn inputs(backend: &str, peers: Vec<Lease>) -> Inputs {
             blackhole: false,
         },
         ways: Ways::new(),
+        remembered: false,
     }
 }
 

@@ -26,6 +26,11 @@ impl Inbox {
         view.take()
     }
 
+    pub(super) fn has_news(&self) -> bool {
+        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.is_some()
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }

@@ -10,7 +10,7 @@ use weft_net::sysctl;
 
 use super::Reconciler;
 use crate::device::{self, Step};
-use crate::diff::{Change, diff};
+use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
 use crate::kernel::{self, Marks};
 use crate::plan::{Desired, Device, Family};
@@ -165,7 +165,7 @@ impl Reconciler {
         }
         let left_alone = self.judge(&drift);
         self.believed = actual;
-        let mut difference = diff(desired, &self.believed);
+        let mut difference = self.difference(desired);
         difference
             .changes
             .retain(|change| !left_alone.contains(&Object::of(change)));
@@ -190,8 +190,17 @@ impl Reconciler {
 
     /// No look at the kernel: what it held after the last round, it holds unless it said so.
     fn follow(&mut self, desired: &Desired) -> Result<(), String> {
-        let changes = diff(desired, &self.believed).changes;
+        let changes = self.difference(desired).changes;
         self.carry_out(&changes)
+    }
+
+    /// Of a peer that is not remembered nobody knows yet whether it has left.
+    fn difference(&self, desired: &Desired) -> Difference {
+        let mut difference = diff(desired, &self.believed);
+        if self.view.remembered.is_some() {
+            difference.changes.retain(|change| !change.removes());
+        }
+        difference
     }
 
     fn carry_out(&mut self, changes: &[Change]) -> Result<(), String> {
@@ -278,6 +287,7 @@ impl Reconciler {
             .firewall
             .reconcile(&desired.firewall)
             .map_err(|e| e.to_string())?;
+        self.report.guard_dropped_before = self.firewall.dropped_before();
         for note in done.notes {
             self.report.note(note);
         }
@@ -318,7 +328,7 @@ impl Reconciler {
     /// Devices of an earlier configuration, once nothing leads into them.
     fn retire_devices(&mut self, desired: &Desired) {
         let names: Vec<String> = named(desired).into_iter().map(|(name, _)| name).collect();
-        if self.memory.devices() == Some(&names[..]) {
+        if self.memory.devices() == Some(&names[..]) || self.view.remembered.is_some() {
             return;
         }
         let known = self.memory.devices().unwrap_or_default().to_vec();

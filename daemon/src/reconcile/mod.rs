@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
+use weft_net::sys::{Turn, take_turns};
 
 use crate::conf::{Backend, NetConf};
 use crate::diff::Actual;
@@ -23,6 +24,7 @@ use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
+use crate::rfc3339::Utc;
 use crate::store::{Claim, Offer, Own, Peers, View};
 
 pub use inbox::{Inbox, Post};
@@ -101,6 +103,9 @@ pub struct Reconciler {
     firewall: Firewall,
     eyes: Eyes,
     view: View,
+    /// What the node stands and claims by. It changes once at most: where an earlier run's is
+    /// remembered, and the store then tells another.
+    conf: Option<Arc<NetConf>>,
     standing: Option<Standing>,
     claimed: Option<Claim>,
     /// The plan, and what it was made from.
@@ -117,6 +122,8 @@ pub struct Reconciler {
     looked: Option<Instant>,
     suspects: Suspects,
     rivalry: Rivalry,
+    /// When the newest view is taken, at the soonest.
+    next_view: Instant,
     /// When something is put back that a rival's sake has left waiting.
     retry_at: Option<Instant>,
     memory: Memory,
@@ -146,6 +153,7 @@ impl Reconciler {
             firewall,
             eyes,
             view: View::default(),
+            conf: None,
             standing: None,
             claimed: None,
             planned: None,
@@ -159,6 +167,7 @@ impl Reconciler {
             looked: None,
             suspects: Suspects::default(),
             rivalry: Rivalry::default(),
+            next_view: Instant::now(),
             retry_at: None,
             memory,
             served: None,
@@ -169,12 +178,11 @@ impl Reconciler {
 
     /// Until it is told to stop; what it has programmed stays.
     pub fn run(&mut self) -> weft_net::Result<()> {
-        hurry();
+        come(BEFORE_OTHERS);
         let mut next_look = Instant::now();
         while !self.inbox.is_stopped() {
             let deadline = self.deadline(next_look);
-            self.eyes.wait(Some(deadline))?;
-            self.listen()?;
+            self.wait(deadline)?;
             let now = Instant::now();
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.dirty.tables = true;
@@ -186,14 +194,33 @@ impl Reconciler {
                 self.eyes.know_residents();
             }
             self.suspects.forget_before(now - SUSPECTED_FOR);
-            if let Some(view) = self.inbox.take() {
+            if now >= self.next_view
+                && let Some(view) = self.inbox.take()
+            {
                 self.view = view;
                 self.round();
+                if self.has_plan {
+                    self.next_view = Instant::now() + pause_after(now.elapsed());
+                }
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
             self.retry_at = self.rivalry.next(now);
         }
+        Ok(())
+    }
+
+    /// Until the deadline, or until something happened; and hears what.
+    fn wait(&mut self, deadline: Instant) -> weft_net::Result<()> {
+        if self.eyes.has_witness() {
+            self.eyes.wait(Some(deadline))?;
+            return self.listen();
+        }
+        // Who is woken late finds the culprit gone, which is there for some 30 microseconds more.
+        come(Turn::First);
+        self.eyes.wait(Some(deadline))?;
+        self.listen()?;
+        come(BEFORE_OTHERS);
         Ok(())
     }
 
@@ -222,6 +249,9 @@ impl Reconciler {
     fn deadline(&self, next_look: Instant) -> Instant {
         let now = Instant::now();
         let mut deadline = next_look;
+        if self.inbox.has_news() {
+            deadline = deadline.min(self.next_view);
+        }
         if self.is_urgent() {
             deadline = deadline.min(self.looked.map_or(now, |at| at + LOOK_APART));
         }
@@ -252,6 +282,10 @@ impl Reconciler {
             Some(Err(wrong)) => return Err(wrong.clone()),
             Some(Ok(conf)) => Arc::clone(conf),
         };
+        if self.conf.as_ref() != Some(&conf) {
+            (self.standing, self.claimed) = (None, None);
+            self.conf = Some(Arc::clone(&conf));
+        }
         if self.standing.is_none() || (self.dirty.ground && may_look) {
             self.dirty.ground = false;
             self.looked = Some(Instant::now());
@@ -278,7 +312,18 @@ impl Reconciler {
         self.has_plan = true;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
-        trouble.map_or(Ok(()), Err)
+        trouble.or_else(|| self.unanswered()).map_or(Ok(()), Err)
+    }
+
+    /// What is programmed is an earlier run's knowledge: it serves, and may be out of date.
+    fn unanswered(&self) -> Option<String> {
+        let since = Utc::of(self.view.remembered?).to_the_second();
+        let why = self.view.health.trouble.as_deref();
+        Some(format!(
+            "the store has not answered yet{}{}; pods are served by what was known at {since}",
+            if why.is_some() { ": " } else { "" },
+            why.unwrap_or_default()
+        ))
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
@@ -390,6 +435,7 @@ impl Reconciler {
             ground: standing.ground.clone(),
             wishes: self.settings.wishes.clone(),
             ways: self.ways(conf, peers),
+            remembered: self.view.remembered.is_some(),
         };
         if let Some((known, desired)) = &self.planned
             && known.is_same(&inputs)
@@ -447,10 +493,15 @@ impl Reconciler {
     }
 }
 
-/// Repairs are short and somebody's packets wait for them; and who is woken late on a busy
-/// machine finds the culprit gone. Without permission it goes as it goes.
-fn hurry() {
-    let _ = rustix::process::setpriority_process(None, BEFORE_OTHERS);
+/// A round is short and somebody's packets wait for repairs. Without permission it goes as it goes.
+fn come(turn: Turn) {
+    let _ = take_turns(turn);
+}
+
+/// A storm of views is a few rounds: the longer one takes, and it takes long where many share the
+/// processors, the more news the next one has. After a quiet time the first view waits for nothing.
+fn pause_after(round: Duration) -> Duration {
+    (round * SHARE_LEFT_TO_OTHERS).min(LONGEST_PAUSE)
 }
 
 fn waiting(for_what: &str, view: &View) -> String {
@@ -463,8 +514,10 @@ fn waiting(for_what: &str, view: &View) -> String {
 const NO_UDP: &str = "the backend udp is not served by this version of weftd: write \
     {\"Backend\": {\"Type\": \"vxlan\"}} into the configuration (a configuration without a \
     backend means udp), or host-gw where all nodes are on one link";
+const BEFORE_OTHERS: Turn = Turn::Ordinary { nice: -15 };
+const SHARE_LEFT_TO_OTHERS: u32 = 4;
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// A look at all tables costs milliseconds at thousands of peers; ten a second are enough.
-const BEFORE_OTHERS: i32 = -15;
 const LOOK_APART: Duration = Duration::from_millis(100);
 /// What somebody did longer ago explains nothing.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);

@@ -33,7 +33,9 @@ pub struct Report {
     pub notes: BTreeSet<String>,
     pub hooks: Vec<ForwardHook>,
     pub guard: bool,
+    /// As it was last looked at; and of these, what was counted by rules that are gone.
     pub guard_dropped: u64,
+    pub guard_dropped_before: u64,
     told: u32,
 }
 
@@ -67,6 +69,7 @@ impl Default for Report {
             hooks: Vec::new(),
             guard: false,
             guard_dropped: 0,
+            guard_dropped_before: 0,
             told: 0,
         }
     }

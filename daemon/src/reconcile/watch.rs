@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use weft_net::route::NeighbourState;
 use weft_net::watch::{
-    Event, Filter, News, RulesetEvent, RulesetWatch, Watch, open_ports, owner_of,
+    Event, Filter, News, Owner, RulesetEvent, RulesetWatch, Watch, Witness, open_ports, owner_of,
 };
 use weft_net::{Error, Result};
 
@@ -47,6 +47,8 @@ pub(super) struct Eyes {
     ruleset: RulesetWatch,
     filter: Filter,
     nudge: OwnedFd,
+    /// Where the kernel allows it; elsewhere, who is gone too soon stays without a name.
+    witness: Option<Witness>,
     /// Ports of programs that are always there: none of them is a newcomer.
     residents: BTreeSet<u32>,
     events: Vec<Event>,
@@ -74,6 +76,9 @@ impl Eyes {
             ruleset: RulesetWatch::open(&filter, &Firewall::watched())?,
             filter,
             nudge,
+            witness: Witness::open()
+                .inspect_err(|why| tracing::debug!("{why}: short-lived culprits may go unnamed"))
+                .ok(),
             residents: BTreeSet::new(),
             events: Vec::new(),
             commits: Vec::new(),
@@ -85,6 +90,11 @@ impl Eyes {
         self.nudge
             .try_clone()
             .map_err(|e| Error::new("share an eventfd", e))
+    }
+
+    /// Somebody notes names for us, so that nothing is lost by being late.
+    pub(super) fn has_witness(&self) -> bool {
+        self.witness.is_some()
     }
 
     /// Returns at the deadline, or when something happened.
@@ -111,6 +121,7 @@ impl Eyes {
         let now = Instant::now();
         let mut names = Names {
             known: BTreeMap::new(),
+            witness: self.witness.as_ref(),
             residents: &self.residents,
         };
         self.watch.read(&mut self.events)?;
@@ -118,7 +129,7 @@ impl Eyes {
             let (target, what) = ours.concerned(&event.news);
             dirty.merge(what);
             if let Some(to) = target {
-                let by = names.of(event.by);
+                let by = names.of(&event);
                 suspects.note(Deed { to, by, at: now });
             }
         }
@@ -269,19 +280,25 @@ impl Ours<'_> {
 /// Port ids' owners, each looked up once: a flush makes thousands of deeds.
 struct Names<'a> {
     known: BTreeMap<u32, Culprit>,
+    witness: Option<&'a Witness>,
     residents: &'a BTreeSet<u32>,
 }
 
 impl Names<'_> {
-    fn of(&mut self, port: u32) -> Culprit {
-        if let Some(culprit) = self.known.get(&port) {
+    fn of(&mut self, event: &Event) -> Culprit {
+        if let Some(culprit) = self.known.get(&event.by) {
             return culprit.clone();
         }
-        let culprit = match port {
-            0 => self.newcomer(),
-            port => named(port),
+        let seen = self.witness.and_then(|witness| witness.saw(event));
+        let culprit = match (seen, event.by) {
+            (Some(owner), _) => Culprit::from(owner),
+            (None, 0) => self.newcomer(),
+            (None, port) => named(port),
         };
-        self.known.insert(port, culprit.clone());
+        // What was told without a port may be by many.
+        if event.by != 0 || self.witness.is_none() {
+            self.known.insert(event.by, culprit.clone());
+        }
         culprit
     }
 
@@ -298,18 +315,32 @@ impl Names<'_> {
     }
 }
 
+impl From<Owner> for Culprit {
+    fn from(owner: Owner) -> Self {
+        Self {
+            pid: owner.pid,
+            command: Some(owner.program),
+        }
+    }
+}
+
 /// A command that did one thing and ends is there for some 200 microseconds more: the guess that
 /// holds for most is tried before anything is looked up.
 fn named(port: u32) -> Culprit {
     let likely = std::fs::read_to_string(format!("/proc/{port}/comm"));
-    let (pid, command) = match likely {
-        Ok(name) => (port, Some(name.trim_end().to_owned())),
-        Err(_) => match owner_of(port) {
-            Some(owner) => (owner.pid, Some(owner.program)),
-            None => (port, None),
+    match likely {
+        Ok(name) => Culprit {
+            pid: port,
+            command: Some(name.trim_end().to_owned()),
         },
-    };
-    Culprit { pid, command }
+        Err(_) => owner_of(port).map_or(
+            Culprit {
+                pid: port,
+                command: None,
+            },
+            Culprit::from,
+        ),
+    }
 }
 
 fn timespec(duration: Duration) -> Timespec {

@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 use tokio::sync::watch;
 
 use crate::conf::{Backend, NetConf};
+use crate::firewall;
 use crate::lease::Lease;
 use crate::reconcile::Report;
 use crate::store::{Own, View};
@@ -100,6 +101,23 @@ impl Status {
             view,
             report: Arc::new(report),
             viewed: Instant::now(),
+        }
+    }
+
+    /// With what the kernel has counted up to this moment.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        let mut report = Report::clone(&self.report);
+        if report.guard
+            && let Ok(standing) = firewall::count_dropped()
+        {
+            let all = report.guard_dropped_before + standing;
+            // Rules may have gone since the report was made.
+            report.guard_dropped = report.guard_dropped.max(all);
+        }
+        Self {
+            report: Arc::new(report),
+            ..self.clone()
         }
     }
 

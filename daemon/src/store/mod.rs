@@ -8,12 +8,13 @@ pub mod etcd;
 pub mod leased;
 pub mod leasing;
 pub mod registry;
+pub mod remembered;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use std::net::IpAddr;
 use tokio::sync::watch;
@@ -74,6 +75,8 @@ pub struct View {
     /// None until they were listed.
     pub peers: Option<Arc<Peers>>,
     pub health: Health,
+    /// Some of it the store has not told yet: it is what an earlier run knew at that time.
+    pub remembered: Option<SystemTime>,
 }
 
 /// How it stands with this node's own lease.

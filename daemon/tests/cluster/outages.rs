@@ -1,7 +1,10 @@
 //! etcd goes, and comes back with other contents, with fewer members, or with nothing at all;
 //! pods' traffic does not notice.
 
-use weft_netns::{in_world, wait_until};
+use std::fs;
+use std::path::Path;
+
+use weft_netns::{in_world, wait_for, wait_until};
 
 use crate::etcd::{absolute, etcd_is_here};
 use crate::harness::{Cluster, LIMIT, VXLAN, vxlan_lease};
@@ -155,4 +158,90 @@ fn compaction_during_an_outage_hides_no_change() {
         nodes[0].until_says("ip route", "10.244.202.0/24", false);
         strip.ends_whole();
     });
+}
+
+/// A reboot while the store is away: the kernel has forgotten everything, the disk has not.
+#[test]
+fn a_node_that_starts_while_etcd_is_away_serves_what_it_knew() {
+    if !etcd_is_here() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, VXLAN, 1);
+        for n in [200, 201] {
+            cluster.put_peer(n, &vxlan_lease(n));
+        }
+        let (nodes, pods) = cluster.of(2);
+        let node = &nodes[0];
+        let memory = node.dir.join("state/remembered");
+        page_once_it_has(&memory, &nodes[1].subnet());
+        let whole = node.state();
+        cluster.etcd().kill_all();
+        node.kill9();
+        node.netns
+            .exec("ip link del flannel.1; nft flush ruleset; ip route flush proto 208");
+        fs::remove_file(node.subnet_file()).unwrap();
+
+        node.start();
+        node.until_state(&whole);
+        node.until_told(&[
+            "the store has not answered yet",
+            "served by what was known at",
+        ]);
+        assert!(!node.is_ready());
+        assert!(node.subnet_file().exists());
+        pods[0].until_reaches(&pods[1]);
+
+        // A peer that came meanwhile is learned of, and one that left is forgotten.
+        cluster.etcd().behind_their_backs(|ctl| {
+            ctl(&["del", &absolute("subnets/10.244.200.0-24")]);
+            ctl(&[
+                "put",
+                &absolute("subnets/10.244.202.0-24"),
+                "--",
+                &vxlan_lease(202),
+            ]);
+        });
+        cluster.etcd().start();
+        node.until_ready();
+        node.until_says("ip route", "10.244.202.0/24", true);
+        node.until_says("ip route", "10.244.200.0/24", false);
+        node.until_says("ip route", "10.244.201.0/24", true);
+        pods[0].until_reaches(&pods[1]);
+    });
+}
+
+/// What is remembered may be older than what the kernel holds.
+#[test]
+fn nothing_is_removed_for_the_sake_of_a_memory() {
+    if !etcd_is_here() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, VXLAN, 1);
+        cluster.put_peer(200, &vxlan_lease(200));
+        let (nodes, _) = cluster.of(1);
+        let node = &nodes[0];
+        let memory = node.dir.join("state/remembered");
+        let old = page_once_it_has(&memory, "10.244.200.0/24");
+        cluster.put_peer(201, &vxlan_lease(201));
+        node.until_says("ip route", "10.244.201.0/24", true);
+        let whole = node.state();
+        node.terminate();
+        fs::write(&memory, old).unwrap();
+        cluster.etcd().kill_all();
+        node.start();
+        node.until_told(&["served by what was known at"]);
+        assert_eq!(node.state(), whole);
+        cluster.etcd().start();
+        node.until_ready();
+        node.until_state(&whole);
+    });
+}
+
+fn page_once_it_has(path: &Path, part: &str) -> String {
+    wait_for("the page", LIMIT, || {
+        let page = fs::read_to_string(path).ok()?;
+        page.contains(part).then_some(page)
+    })
 }

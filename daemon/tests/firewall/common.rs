@@ -35,6 +35,7 @@ pub(crate) fn guard(from: &[&str]) -> Option<Guard> {
     Some(Guard {
         port: 8472,
         from: from.collect(),
+        lenient: false,
     })
 }
 

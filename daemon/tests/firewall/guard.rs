@@ -196,7 +196,11 @@ fn a_thousand_peers_come_and_go_in_one_transaction_and_unchanged_ones_are_not_wr
             peers.collect()
         };
         let spec = |from| Spec {
-            guard: Some(Guard { port: 8472, from }),
+            guard: Some(Guard {
+                port: 8472,
+                from,
+                lenient: false,
+            }),
             ..Spec::default()
         };
         let mut firewall = Firewall::open().unwrap();

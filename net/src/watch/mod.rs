@@ -8,6 +8,7 @@ mod event;
 mod filter;
 mod owner;
 mod ruleset;
+mod witness;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -17,6 +18,7 @@ pub use event::{Event, Name, News};
 pub use filter::Filter;
 pub use owner::{Owner, open_ports, owner_of};
 pub use ruleset::{RulesetEvent, RulesetWatch};
+pub use witness::Witness;
 
 use crate::error::Result;
 use crate::message::Messages;

@@ -103,7 +103,8 @@ fn of_process(pid: u32) -> PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
-const LIBNL_PID: u32 = (1 << 22) - 1;
+/// Where libnl keeps the process in a port.
+pub(super) const LIBNL_PID: u32 = (1 << 22) - 1;
 
 #[cfg(test)]
 mod tests {

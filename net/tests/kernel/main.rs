@@ -16,4 +16,5 @@ mod neighbours;
 mod routes;
 mod vxlan;
 mod watch;
+mod witness;
 mod world;

@@ -14,7 +14,7 @@ use weft_net::watch::{Event, Filter, News, Watch, owner_of};
 use crate::world::{eventually, in_fresh_namespace, mac, output, veth};
 
 /// v1, up, with an address, under a VXLAN device; returns the VXLAN's index.
-fn overlay(rtnl: &mut Rtnl) -> u32 {
+pub(crate) fn overlay(rtnl: &mut Rtnl) -> u32 {
     rtnl.one(|r| r.create_veth(&veth("v1", "v2"))).unwrap();
     let v1 = rtnl.link("v1").unwrap().index;
     let mut requests = Requests::new();
@@ -51,7 +51,7 @@ fn without_ipv6() {
     }
 }
 
-fn peer(link: u32, number: u8) -> (Neighbour, FdbEntry, Route) {
+pub(crate) fn peer(link: u32, number: u8) -> (Neighbour, FdbEntry, Route) {
     let gateway = [10, 1, number, 0].into();
     let address = mac(&format!("02:00:00:00:00:{number:02x}"));
     let neighbour = Neighbour {
