@@ -103,6 +103,10 @@ bench-path: rust ## every way between two nodes' pods, side by side
 	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/examples/node target/$(TRIPLE)/release/naive dist/bench/
 	cargo run --quiet --locked --profile measure -p weft-benches --no-default-features --bin path -- $(BENCH)
 
+.PHONY: bench-packets
+bench-packets: rust ## what the packet path does to a packet, piece by piece
+	cargo bench --quiet --locked -p weft-benches --no-default-features --bench dataplane
+
 .PHONY: fuzz
 fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly
 	@cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
