@@ -44,6 +44,8 @@ pub(super) enum Measurement {
 pub(super) struct Pace {
     pub(super) quick: bool,
     pub(super) rounds: u16,
+    /// Of TCP streams alone, between those who are promised something of, beside.
+    pub(super) extra_rounds: u16,
     /// A TCP measurement.
     pub(super) seconds: u16,
     /// A flood, or a series of round trips.
@@ -118,6 +120,7 @@ const QUICK: [&str; 5] = ["virtual", "real", "idle", "integrity", "flood"];
 const QUICK_PACE: Pace = Pace {
     quick: true,
     rounds: 1,
+    extra_rounds: 0,
     seconds: 1,
     moment: Duration::from_millis(500),
     probe: Duration::from_millis(150),
@@ -128,7 +131,8 @@ const QUICK_PACE: Pace = Pace {
 const FULL_PACE: Pace = Pace {
     quick: false,
     rounds: 3,
-    seconds: 2,
+    extra_rounds: 6,
+    seconds: 1,
     moment: Duration::from_millis(800),
     probe: Duration::from_millis(200),
     megabytes: 256,
@@ -197,7 +201,7 @@ impl Plan {
 impl Pace {
     fn set(&mut self, word: &str, number: u16) {
         match word {
-            "--rounds" => self.rounds = number,
+            "--rounds" => (self.rounds, self.extra_rounds) = (number, 0),
             "--seconds" => self.seconds = number,
             "--megabytes" => self.megabytes = number.into(),
             _ => self.flood = Duration::from_secs(number.into()),

@@ -61,6 +61,11 @@ const PROMISES: [Promise; 6] = [
     },
 ];
 
+/// Whether something is promised of the contestant, or against it.
+pub(super) fn concern(contestant: Contestant) -> bool {
+    contestant == OURS || PROMISES.iter().any(|promise| promise.over == contestant)
+}
+
 /// Adds to a row's figures what they are against VXLAN's and against the naive loop's, round by
 /// round: a machine that is at times faster is so for a whole round, so its median is the ratios'.
 pub(super) fn compare(report: &mut Report, row: &'static str, what: &str) {

@@ -128,22 +128,16 @@ fn side_by_side(
             sites.push(site);
         });
     }
-    let main = is_main(setting) && !plan.pace.quick;
-    let rounds = match is_main(setting) {
-        true => plan.pace.rounds,
-        false => plan.pace.rounds.min(SECONDARY),
-    };
-    for round in 0..rounds {
-        let extent = match main && round == 0 {
-            true => Extent::Full,
-            false => Extent::Promised,
-        };
+    for (round, extent) in rounds(plan, setting).into_iter().enumerate() {
         for step in steps(&plan.measurements, extent) {
             // Both orders, in turn.
             if round % 2 == 1 {
                 sites.reverse();
             }
             sites.retain(|site| {
+                if extent == Extent::Streams && !promises::concern(site.contestant) {
+                    return true;
+                }
                 let what = format!("{}: {}", row.name, site.contestant.name());
                 let done = guarded(report, &what, |report| {
                     step.take(site, &plan.pace, row.name, report);
@@ -159,6 +153,20 @@ fn side_by_side(
     }
     promises::judge(report, plan, row.name, setting.wire);
     whole
+}
+
+/// What is measured in each round.
+fn rounds(plan: &Plan, setting: Setting) -> Vec<Extent> {
+    let pace = plan.pace;
+    if !is_main(setting) {
+        return vec![Extent::Promised; pace.rounds.min(SECONDARY).into()];
+    }
+    let mut rounds = vec![Extent::Promised; pace.rounds.into()];
+    if let Some(first) = rounds.first_mut().filter(|_| !pace.quick) {
+        *first = Extent::Full;
+    }
+    rounds.extend(vec![Extent::Streams; pace.extra_rounds.into()]);
+    rounds
 }
 
 /// The setting that promises are made for. The others are there to see that they do not differ.

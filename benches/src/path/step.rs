@@ -20,21 +20,24 @@ pub(super) enum Extent {
     /// What something is promised of, and what is merely good to know.
     Full,
     Promised,
+    /// What a machine's moods disturb most.
+    Streams,
 }
 
 pub(super) fn steps(measurements: &[Measurement], extent: Extent) -> Vec<Step> {
     let (streams, sizes): (&[u16], &[usize]) = match extent {
         Extent::Full => (&[1, 4, 16], &[64, 1400]),
-        Extent::Promised => (&[1, 4], &[64]),
+        Extent::Promised | Extent::Streams => (&[1, 4], &[64]),
     };
-    let steps = measurements
+    let measurements = measurements
         .iter()
-        .flat_map(|measurement| match measurement {
-            Measurement::Tcp => streams.iter().copied().map(Step::Tcp).collect::<Vec<_>>(),
-            Measurement::Flooded => vec![Step::Flooded(64)],
-            Measurement::LossFree => sizes.iter().copied().map(Step::LossFree).collect(),
-            Measurement::Trips => vec![Step::Trips],
-        });
+        .filter(|measurement| extent != Extent::Streams || **measurement == Measurement::Tcp);
+    let steps = measurements.flat_map(|measurement| match measurement {
+        Measurement::Tcp => streams.iter().copied().map(Step::Tcp).collect::<Vec<_>>(),
+        Measurement::Flooded => vec![Step::Flooded(64)],
+        Measurement::LossFree => sizes.iter().copied().map(Step::LossFree).collect(),
+        Measurement::Trips => vec![Step::Trips],
+    });
     steps.collect()
 }
 

@@ -1,5 +1,6 @@
 //! Every way down carries packets, and is told of once.
 
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use weft_dataplane::{Drop, Notice, Notices, Rungs};
 use weft_netns::in_world;
 
@@ -75,6 +76,22 @@ fn one_message_a_system_call_it_carries() {
 }
 
 #[test]
+fn from_one_source_port_it_carries() {
+    carries(Rungs {
+        spread: false,
+        ..FAST
+    });
+}
+
+#[test]
+fn with_ordinary_buffers_it_carries() {
+    carries(Rungs {
+        large_buffers: false,
+        ..FAST
+    });
+}
+
+#[test]
 fn flannels_plain_way_carries() {
     carries(Rungs::PLAIN);
 }
@@ -88,6 +105,44 @@ fn over_ipv6_it_carries() {
         transfer(a, b, b.pod_v4(), 4 * MEGABYTES);
         transfer(b, a, a.pod_v6(), 4 * MEGABYTES);
     });
+}
+
+/// The buffers are as large as the system allows to everybody, and ICMP errors are not sent.
+#[test]
+fn without_rights_over_the_network_it_carries_and_says_what_it_lacks() {
+    in_world(|world| {
+        let cluster = Cluster::new(world);
+        let (a, b) = (&cluster.a, &cluster.b);
+        let (notices, told) = noted();
+        let tun = a.tun(FAST, &notices);
+        let _engine = without_rights(|| {
+            let sockets = a.sockets(Outer::V4, FAST, &notices);
+            a.engine(tun, sockets, FAST, &notices, Outer::V4)
+        });
+        let _other = b.start(Outer::V4, FAST, &Notices::default());
+        transfer(a, b, b.pod_v4(), 4 * MEGABYTES);
+        transfer(b, a, a.pod_v6(), 4 * MEGABYTES);
+        let told = told.lock().unwrap();
+        assert!(told.contains(&Notice::AnswersRefused), "{told:?}");
+        let limit = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap();
+        let is_small = limit.trim().parse::<usize>().unwrap() < 8 * MEGABYTES;
+        assert_eq!(told.contains(&Notice::BuffersSmall), is_small, "{told:?}");
+    });
+}
+
+/// In a thread that may administer no network and open no raw socket.
+fn without_rights<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let give_up = || {
+        let mut sets = capabilities(None).unwrap();
+        let rights = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+        sets.effective.remove(rights);
+        set_capabilities(None, sets).unwrap();
+    };
+    let work = || {
+        give_up();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 /// Kernels before 6.11 answer EIO to UDP_SEGMENT when the device leaves checksums to them; later
