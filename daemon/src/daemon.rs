@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Interval;
 
 use crate::conf::Backend;
+use crate::conflist::Conflist;
 use crate::http::{self, Place};
 use crate::interface::{self, Families, Landscape, Underlay};
 use crate::lease::{Identity, Subnets};
@@ -217,16 +218,36 @@ fn outbox(
     reports: watch::Sender<Report>,
 ) -> Outbox {
     let subnet_file = options.subnet_file.clone();
+    let mut conflist = options.conflist.clone();
     Outbox {
         claim: Box::new(move |claim| drop(claims.send_replace(Some(claim)))),
         report: Box::new(move |report| drop(reports.send_replace(report.clone()))),
-        serve: Box::new(move |serving| serve(&subnet_file, serving)),
+        serve: Box::new(move |serving| {
+            serve(&subnet_file, serving)?;
+            publish(&mut conflist)
+        }),
     }
 }
 
 fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
     let written = SubnetFile::from(serving).write(path);
     written.map(drop).map_err(|e| e.to_string())
+}
+
+/// Once; from then on it is kept by itself. In this order, for the plugin that it names wants the
+/// subnet file.
+fn publish(conflist: &mut Option<Conflist>) -> Result<(), String> {
+    let Some(unpublished) = conflist else {
+        return Ok(());
+    };
+    let changes = unpublished.publish().map_err(|e| e.to_string())?;
+    changes.iter().for_each(|change| tracing::info!("{change}"));
+    if let Some(published) = conflist.take()
+        && let Err(error) = published.keep()
+    {
+        tracing::warn!("{error}");
+    }
+    Ok(())
 }
 
 fn choose(options: &Options) -> Choose {

@@ -2,9 +2,11 @@
 
 pub mod cleanup;
 pub mod conf;
+pub mod conflist;
 pub mod daemon;
 pub mod device;
 pub mod diff;
+pub mod distribution;
 pub mod drift;
 pub mod firewall;
 pub mod fuzz;
@@ -18,6 +20,7 @@ pub mod logging;
 pub mod metrics;
 pub mod notify;
 pub mod options;
+pub mod place;
 pub mod plan;
 pub mod preflight;
 pub mod reconcile;
@@ -25,4 +28,6 @@ pub mod rfc3339;
 pub mod status;
 pub mod store;
 pub mod subnet_file;
+#[cfg(test)]
+mod testing;
 pub mod tool;

@@ -1,6 +1,7 @@
 //! The CNI plugins, one room each. A pod's way through one: parse → plan → apply, undo on error.
 
 pub mod bridge;
+pub mod estate;
 pub mod flannel;
 #[doc(hidden)]
 pub mod fuzz;

@@ -47,6 +47,17 @@ impl Owner {
         comment
     }
 
+    /// Whom the part of a comment after the mark names. An id that did not fit is cut short.
+    pub fn named_in(names: &str) -> Option<Self> {
+        let (network, rest) = names.strip_prefix(", net: ")?.split_once(", if: ")?;
+        let (ifname, container_id) = rest.split_once(", id: ")?;
+        (!container_id.is_empty()).then(|| Self {
+            network: network.to_owned(),
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        })
+    }
+
     /// The name of the pod's link on the host: the network's own three characters, so that GC can
     /// tell networks on one bridge apart, then eight of the attachment's.
     pub fn host_veth(&self) -> String {

@@ -17,6 +17,7 @@
 //! A pod is an element, whose comment says whose it is: made and removed in one step whatever the
 //! number of pods, and never twice.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -87,6 +88,21 @@ pub fn collect(nft: &mut NftSocket, network_mark: &str, living: &[String]) -> Re
         comment.starts_with(network_mark) && !living.iter().any(|mark| comment.starts_with(mark))
     })?;
     remove_unused_chains(nft)
+}
+
+/// Of all elements.
+pub(crate) fn comments(nft: &mut NftSocket) -> Result<BTreeSet<String>> {
+    let mut comments = BTreeSet::new();
+    for set in SETS {
+        match nft.elements(set) {
+            Ok(elements) => {
+                comments.extend(elements.iter().map(|element| element.comment().to_owned()));
+            }
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(comments)
 }
 
 /// Whether all that [`admit`] made for the addresses stands.
@@ -242,10 +258,7 @@ fn add_subnet(transaction: &mut Transaction, chain: Chain<'_>, address: &IpNetwo
 
 fn remove_where(nft: &mut NftSocket, unwanted: impl Fn(&str) -> bool) -> Result<()> {
     let mut keys = Vec::new();
-    for set in FAMILIES
-        .into_iter()
-        .flat_map(|v6| [masquerade(v6), unjudged(v6)])
-    {
+    for set in SETS {
         match nft.elements(set) {
             Ok(elements) => {
                 let unwanted = elements
@@ -332,8 +345,14 @@ const fn unjudged(v6: bool) -> Set<'static> {
     TABLE.set(if v6 { "unjudged6" } else { "unjudged4" })
 }
 
-const TABLE: Table<'static> = Table::new(Family::Inet, "weft_pods");
+pub(crate) const TABLE: Table<'static> = Table::new(Family::Inet, "weft_pods");
 const POSTROUTING: Chain<'static> = TABLE.chain("postrouting");
 const BEYOND: &str = "beyond_";
+const SETS: [Set<'static>; 4] = [
+    masquerade(false),
+    masquerade(true),
+    unjudged(false),
+    unjudged(true),
+];
 /// IPv4 and IPv6: whether it is the latter.
 const FAMILIES: [bool; 2] = [false, true];

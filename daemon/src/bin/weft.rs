@@ -14,7 +14,10 @@ fn main() -> ExitCode {
         err: &mut err,
         colours,
     };
-    let args = std::env::args().skip(1);
-    let code = tool::run(args, |name| std::env::var(name).ok(), &mut terminal);
+    let code = tool::run(
+        std::env::args(),
+        |name| std::env::var(name).ok(),
+        &mut terminal,
+    );
     ExitCode::from(code)
 }

@@ -385,6 +385,27 @@ pub(super) static FLAGS: &[Flag] = &[
         "seconds after which the kernel is looked through although it told of no change",
         |g, v| put(&mut g.resync, seconds(v).map(Some)),
     ),
+    flag(
+        "cni-conf-source",
+        Text,
+        "",
+        "CNI configuration that is put where the runtime looks for it, once pods can have a network",
+        |g, v| put(&mut g.cni_conf_source, Ok(values::path_unless_empty(v))),
+    ),
+    flag(
+        "cni-conf-dir",
+        Text,
+        "",
+        "where the runtime looks for it; else as this node's distribution has it",
+        |g, v| put(&mut g.cni_conf_dir, Ok(values::path_unless_empty(v))),
+    ),
+    flag(
+        "cni-conf-put-aside",
+        Truth,
+        "",
+        "put other CNI configurations there aside; weft uninstall brings them back",
+        |g, v| put(&mut g.cni_conf_puts_aside, go::truth(v)),
+    ),
     action(
         "cleanup",
         "remove all that weftd made on this node, and end",

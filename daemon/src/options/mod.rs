@@ -24,6 +24,7 @@ use ipnetwork::IpNetwork;
 pub use annotation_prefix::annotation_prefix;
 pub(crate) use hint::distance;
 
+use crate::conflist::Conflist;
 use crate::interface::Wanted;
 use flags::{FLAGS, Flag};
 use go::Argument;
@@ -63,6 +64,8 @@ pub struct Options {
     pub log: Log,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
+    /// The runtime's configuration, if it is the daemon that puts it in place.
+    pub conflist: Option<Conflist>,
     /// What was passed over, and why: to be logged once there is a log.
     pub warnings: Vec<String>,
 }

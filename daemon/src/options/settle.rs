@@ -9,6 +9,8 @@ use super::{
     Checksum, Command, EVERYWHERE, Etcd, Kube, Log, LogFormat, MachineId, Masquerade, Mistake,
     Node, Options, Store,
 };
+use crate::conflist::Conflist;
+use crate::distribution::Distribution;
 use crate::interface::Wanted;
 
 /// What flags have set so far, beginning with the defaults.
@@ -39,6 +41,9 @@ pub(super) struct Given {
     pub(super) log: Log,
     pub(super) state_dir: PathBuf,
     pub(super) run_dir: PathBuf,
+    pub(super) cni_conf_source: Option<PathBuf>,
+    pub(super) cni_conf_dir: Option<PathBuf>,
+    pub(super) cni_conf_puts_aside: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -101,6 +106,7 @@ impl Given {
         let health = (self.healthz_port > 0).then(|| (self.healthz_ip, self.healthz_port).into());
         let renew_margin = self.checked_margin()?;
         self.node_from(env);
+        let conflist = self.conflist();
         let options = Box::new(Options {
             store: self.chosen_store()?,
             interface: self.interface,
@@ -122,6 +128,7 @@ impl Given {
             log: self.log,
             state_dir: self.state_dir,
             run_dir: self.run_dir,
+            conflist,
             warnings: self.warnings,
         });
         Ok(if cleanup {
@@ -148,6 +155,24 @@ impl Given {
             self.node.name = variable("NODE_NAME");
         }
         self.kube.pod = variable("POD_NAMESPACE").zip(variable("POD_NAME"));
+    }
+
+    fn conflist(&mut self) -> Option<Conflist> {
+        let Some(source) = self.cni_conf_source.take() else {
+            if self.cni_conf_dir.is_some() || self.cni_conf_puts_aside {
+                self.warn(
+                    "-cni-conf-dir and -cni-conf-put-aside mean nothing without -cni-conf-source: \
+                     no CNI configuration is put in place",
+                );
+            }
+            return None;
+        };
+        let dir = self.cni_conf_dir.take();
+        Some(Conflist {
+            source,
+            dir: dir.unwrap_or_else(|| Distribution::here().conf_dir),
+            puts_aside: self.cni_conf_puts_aside,
+        })
     }
 
     /// Moves the chosen store's options out.
@@ -231,6 +256,9 @@ impl Default for Given {
             },
             state_dir: "/var/lib/weft".into(),
             run_dir: "/run/weft".into(),
+            cni_conf_source: None,
+            cni_conf_dir: None,
+            cni_conf_puts_aside: false,
             warnings: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::distribution::Distribution;
 use crate::options::distance;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,10 @@ pub(super) enum Command {
     Status(Options),
     Doctor(Options),
     Cleanup(Options),
+    Install(Options),
+    Uninstall(Options),
+    /// In words of their own.
+    DockerOpts(Vec<String>),
     Version,
     Help(&'static str),
 }
@@ -21,6 +26,8 @@ pub(super) struct Options {
     pub(super) subnet_file: PathBuf,
     pub(super) conf_dir: PathBuf,
     pub(super) bin_dir: PathBuf,
+    /// The executable of the plugins, if it is told.
+    pub(super) from: Option<PathBuf>,
 }
 
 pub(super) fn parse(
@@ -35,6 +42,9 @@ pub(super) fn parse(
         "status" => options(args, env, STATUS_TAKES, Command::Status),
         "doctor" => options(args, env, DOCTOR_TAKES, Command::Doctor),
         "cleanup" => options(args, env, CLEANUP_TAKES, Command::Cleanup),
+        "install" => options(args, env, INSTALL_TAKES, Command::Install),
+        "uninstall" => options(args, env, UNINSTALL_TAKES, Command::Uninstall),
+        "docker-opts" => Ok(Command::DockerOpts(args.collect())),
         "help" | "-h" | "-help" | "--help" => Ok(Command::Help(HELP)),
         "version" | "-version" | "--version" => Ok(Command::Version),
         unknown => Err(unknown_word("subcommand", unknown, &SUBCOMMANDS)),
@@ -73,13 +83,16 @@ fn options(
             .or_else(|| args.next())
             .filter(|value| !value.is_empty());
         let value = value.ok_or_else(|| format!("--{name} needs a path"))?;
-        *options.path(name) = value.into();
+        match name {
+            "from" => options.from = Some(value.into()),
+            _ => *options.path(name) = value.into(),
+        }
     }
     Ok(command(options))
 }
 
 impl Options {
-    /// The defaults of weftd and of container runtimes; where weftd's are changed by the
+    /// The defaults of weftd and of this node's container runtime; where weftd's are changed by the
     /// environment, so are these.
     fn from_environment(env: impl Fn(&str) -> Option<String>) -> Self {
         let path = |names: &[&str], default: &str| {
@@ -90,6 +103,7 @@ impl Options {
                     .unwrap_or(default),
             )
         };
+        let distribution = Distribution::here();
         Self {
             json: false,
             run_dir: path(&["WEFTD_RUN_DIR"], "/run/weft"),
@@ -98,8 +112,9 @@ impl Options {
                 &["WEFTD_SUBNET_FILE", "FLANNELD_SUBNET_FILE"],
                 "/run/flannel/subnet.env",
             ),
-            conf_dir: path(&[], "/etc/cni/net.d"),
-            bin_dir: path(&[], "/opt/cni/bin"),
+            conf_dir: distribution.conf_dir,
+            bin_dir: distribution.bin_dir,
+            from: None,
         }
     }
 
@@ -123,17 +138,32 @@ fn unknown_word(kind: &str, word: &str, known: &[&str]) -> String {
     }
 }
 
-const SUBCOMMANDS: [&str; 5] = ["status", "doctor", "cleanup", "version", "help"];
+const SUBCOMMANDS: [&str; 8] = [
+    "status",
+    "doctor",
+    "cleanup",
+    "install",
+    "uninstall",
+    "docker-opts",
+    "version",
+    "help",
+];
 const STATUS_TAKES: &[&str] = &["json", "run-dir"];
 const DOCTOR_TAKES: &[&str] = &["json", "run-dir", "subnet-file", "conf-dir", "bin-dir"];
 const CLEANUP_TAKES: &[&str] = &["json", "run-dir", "state-dir", "subnet-file"];
+const INSTALL_TAKES: &[&str] = &["json", "bin-dir", "from"];
+const UNINSTALL_TAKES: &[&str] = &["json", "bin-dir", "conf-dir", "run-dir"];
 
 const HELP: &str = "\
 weft tells how this node's overlay network stands.
 
-  weft status    what the daemon says of itself: lease, peers, repairs and who made them necessary
-  weft doctor    looks for what keeps pods from being reached, and names the command that cures it
-  weft cleanup   removes all that weftd, or flanneld before it, made on this node: stop them first
+  weft status       what the daemon says of itself: lease, peers, repairs and who made them necessary
+  weft doctor       looks for what keeps pods from being reached, and names the command that cures it
+  weft cleanup      removes all that weftd, or flanneld before it, made on this node: stop them first
+  weft install      puts the CNI plugins in place, those of others aside
+  weft uninstall    brings back what was put aside, plugins and the runtime's configuration, and
+                    removes from nftables what no living pod needs: stop weftd first
+  weft docker-opts  writes docker's options for this node's subnet, as mk-docker-opts.sh does
   weft version
   weft help
 
@@ -144,9 +174,12 @@ Options of doctor and cleanup:
   --subnet-file FILE  what the flannel plugin reads (/run/flannel/subnet.env)
 Options of cleanup:
   --state-dir DIR     what weftd keeps (/var/lib/weft)
-Options of doctor:
-  --conf-dir DIR      the runtime's CNI configurations (/etc/cni/net.d)
-  --bin-dir DIR       the CNI plugins (/opt/cni/bin)
+Options of install:
+  --from FILE         the executable of the plugins (weft-cni beside weft)
+Options of doctor, install and uninstall:
+  --bin-dir DIR       the CNI plugins (/opt/cni/bin, or as k3s and MicroK8s have it)
+Options of doctor and uninstall:
+  --conf-dir DIR      the runtime's CNI configurations (/etc/cni/net.d, or as k3s and MicroK8s have it)
 
 It ends with 0 if all is well, 1 if the doctor finds something wrong or something could not be
 removed, 2 if it was called wrongly, 3 if no daemon answers.

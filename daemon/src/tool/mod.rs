@@ -3,7 +3,11 @@
 
 mod arguments;
 mod ask;
+mod docker_opts;
 mod doctor;
+mod install;
+mod stand_ins;
+mod suite;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -23,13 +27,31 @@ pub struct Terminal<'a> {
     pub colours: bool,
 }
 
-/// `args` without the program's name. Answers what the process ends with.
+/// `args` with what the program was called by, which decides what it does. Answers what the
+/// process ends with.
 pub fn run(
     args: impl IntoIterator<Item = String>,
     env: impl Fn(&str) -> Option<String>,
     terminal: &mut Terminal<'_>,
 ) -> u8 {
-    let written = match arguments::parse(args, env) {
+    let mut args = args.into_iter();
+    let called = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    let name = called.rsplit('/').next().unwrap_or_default();
+    let written = match stand_ins::run(name, &args, &env, terminal) {
+        Some(written) => written,
+        None => command(args, env, terminal),
+    };
+    // A reader that goes away (`weft status | head`) has read what it wanted.
+    written.unwrap_or(FINE)
+}
+
+fn command(
+    args: Vec<String>,
+    env: impl Fn(&str) -> Option<String>,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<u8> {
+    match arguments::parse(args, &env) {
         Ok(Command::Help(text)) => write!(terminal.out, "{text}").map(|()| FINE),
         Ok(Command::Version) => {
             writeln!(terminal.out, "weft {}", env!("CARGO_PKG_VERSION")).map(|()| FINE)
@@ -37,10 +59,11 @@ pub fn run(
         Ok(Command::Status(options)) => status(&options, terminal),
         Ok(Command::Doctor(options)) => examine(&options, terminal),
         Ok(Command::Cleanup(options)) => clean_up(&options, terminal),
+        Ok(Command::Install(options)) => install::install(&options, terminal),
+        Ok(Command::Uninstall(options)) => install::uninstall(&options, terminal),
+        Ok(Command::DockerOpts(args)) => docker_opts::run(args, env, terminal),
         Err(mistake) => writeln!(terminal.err, "weft: {mistake}").map(|()| MISTAKEN),
-    };
-    // A reader that goes away (`weft status | head`) has read what it wanted.
-    written.unwrap_or(FINE)
+    }
 }
 
 fn status(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {

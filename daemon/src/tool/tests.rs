@@ -25,7 +25,7 @@ fn weft(args: &[&str]) -> Said {
         err: &mut err,
         colours: false,
     };
-    let args = args.iter().map(|arg| (*arg).to_owned());
+    let args = ["weft"].iter().chain(args).map(|arg| (*arg).to_owned());
     let code = run(args, |_| None, &mut terminal);
     Said {
         code,

@@ -20,6 +20,7 @@
 mod bad_input;
 mod changes;
 mod command_line;
+mod conflist;
 mod deaths;
 mod defects;
 mod etcd;

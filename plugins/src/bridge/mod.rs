@@ -19,6 +19,8 @@ use weft_net::Rtnl;
 
 use crate::told::Told;
 
+pub(crate) use spoof::{TABLE as SPOOF_TABLE, collect as collect_spoof, comments};
+
 #[derive(Debug)]
 pub struct Bridge;
 

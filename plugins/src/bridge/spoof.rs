@@ -9,6 +9,8 @@
 //! }
 //! ```
 
+use std::collections::BTreeSet;
+
 use rustix::io::Errno;
 use weft_net::{
     Error, Mac, Result,
@@ -54,7 +56,19 @@ pub(super) fn release(nft: &mut NftSocket, owner: &Owner) -> Result<()> {
     remove_where(nft, |comment| comment.starts_with(&mark))
 }
 
-pub(super) fn collect(network_mark: &str, living: &[String]) -> Result<()> {
+/// Of all elements.
+pub(crate) fn comments(nft: &mut NftSocket) -> Result<BTreeSet<String>> {
+    match nft.elements(GUARDED) {
+        Ok(elements) => Ok(elements
+            .iter()
+            .map(|guarded| guarded.comment().to_owned())
+            .collect()),
+        Err(error) if error.is_not_found() => Ok(BTreeSet::new()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn collect(network_mark: &str, living: &[String]) -> Result<()> {
     remove_where(&mut NftSocket::open()?, |comment| {
         comment.starts_with(network_mark) && !living.iter().any(|mark| comment.starts_with(mark))
     })
@@ -109,7 +123,7 @@ fn lay_out(transaction: &mut Transaction) {
     transaction.add_rule(PREROUTING, &rule, "");
 }
 
-const TABLE: Table<'static> = Table::new(Family::Bridge, "weft_macspoof");
+pub(crate) const TABLE: Table<'static> = Table::new(Family::Bridge, "weft_macspoof");
 const GUARDED: Set<'static> = TABLE.set("guarded");
 const ALLOWED: Set<'static> = TABLE.set("allowed");
 const PREROUTING: Chain<'static> = TABLE.chain("prerouting");

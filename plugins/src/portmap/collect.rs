@@ -15,8 +15,23 @@ use super::{
     skeleton::{OWNERS, TABLE, conditional, group_set, is_group_of, map},
 };
 
+/// Of all elements.
+pub(crate) fn comments(nft: &mut NftSocket) -> Result<BTreeSet<String>> {
+    let chains = nft.chains(TABLE)?.into_iter().map(|chain| chain.name);
+    let chains: Vec<String> = chains.collect();
+    let mut comments = BTreeSet::new();
+    if chains.is_empty() {
+        return Ok(comments);
+    }
+    for set in sets(&chains) {
+        let elements = nft.elements(TABLE.set(&set))?;
+        comments.extend(elements.iter().map(|element| element.comment().to_owned()));
+    }
+    Ok(comments)
+}
+
 /// Removes what stands under marks of the network that are not among the living.
-pub(super) fn collect(
+pub(crate) fn collect(
     nft: &mut NftSocket,
     network_mark: &str,
     living: &BTreeSet<String>,

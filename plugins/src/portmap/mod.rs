@@ -38,6 +38,11 @@ use crate::{
     told::Told,
 };
 
+pub(crate) use self::{
+    collect::{collect, comments},
+    skeleton::TABLE,
+};
+
 #[derive(Debug)]
 pub struct Portmap;
 
@@ -117,7 +122,7 @@ impl Plugin for Portmap {
             .map(|owner| owner.mark())
             .collect();
         let collected = NftSocket::open()
-            .and_then(|mut nft| collect::collect(&mut nft, &network_mark(network), &marks))
+            .and_then(|mut nft| collect(&mut nft, &network_mark(network), &marks))
             .told();
         let by_iptables = PortMappings::gc(network, &living, &Host::here());
         Error::all(

@@ -36,7 +36,7 @@ use weft_net::nft::{
 
 use super::{index, key::Kind};
 
-pub(super) const TABLE: Table<'static> = Table::new(Family::Inet, "weft_hostports");
+pub(crate) const TABLE: Table<'static> = Table::new(Family::Inet, "weft_hostports");
 pub(super) const OWNERS: Set<'static> = TABLE.set("owners");
 
 /// Stands if and only if all of the skeleton does, in this form.

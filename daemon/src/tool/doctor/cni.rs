@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
 
+use super::super::suite::PLUGINS;
 use super::Finding;
 use super::facts::{Facts, subnets_of};
 use crate::subnet_file::Found;
@@ -129,7 +130,7 @@ pub(super) fn plugins(facts: &Facts) -> Vec<Finding> {
             let missing = wanted.into_iter().filter(|name| !present.contains(*name));
             missing
                 .map(|name| {
-                    let ours = OURS.contains(&name);
+                    let ours = PLUGINS.contains(&name);
                     let cure = match ours {
                         true => install(confs),
                         false => format!(
@@ -208,4 +209,3 @@ fn install(confs: &Confs) -> String {
 
 /// What a node of a flannel network is usually given.
 const CONFLIST: &str = r#"{"cniVersion": "1.0.0", "name": "cbr0", "plugins": [{"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}}, {"type": "portmap", "capabilities": {"portMappings": true}}]}"#;
-const OURS: [&str; 5] = ["bridge", "host-local", "portmap", "loopback", "flannel"];
