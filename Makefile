@@ -9,6 +9,11 @@ PLUGINS := bridge host-local portmap loopback flannel
 DESTDIR ?=
 BINDIR ?= /opt/cni/bin
 SBINDIR ?= /usr/local/sbin
+# What the image is called, here and in the manifests. Nobody has published one: push it where your
+# nodes pull from, and name it so.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+UNPUBLISHED := localhost/weft:$(VERSION)
+IMAGE ?= $(UNPUBLISHED)
 # Where tests record what they had to skip, and why.
 export WEFT_SKIPS ?= $(CURDIR)/target/skips
 # What to measure: rows by name (all without), --quick for an answer within a minute.
@@ -16,7 +21,7 @@ BENCH ?=
 # How long, in seconds, each fuzz target and the soak run.
 FUZZ_TIME ?= 60
 SOAK_TIME ?= 600
-# What the demo shows: vxlan or host-gw; anything in KEEP leaves the cluster up until Ctrl-C.
+# What the demo shows: vxlan, host-gw or udp; anything in KEEP leaves the cluster up until Ctrl-C.
 BACKEND ?= vxlan
 KEEP ?=
 
@@ -56,8 +61,42 @@ daemon: rust ## weftd and weft, with every store, in dist/sbin
 	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-daemon
 	@mkdir -p dist/sbin && cp target/$(TRIPLE)/release/weftd target/$(TRIPLE)/release/weft dist/sbin/
 
+.PHONY: image
+image: image-root ## the image IMAGE as an archive, in dist/weft-image.tar: for ctr, podman, docker and registries
+	@cargo run --quiet --locked --release --target $(TRIPLE) -p weft-manifests -- \
+		dist/image "$(IMAGE)" $(TRIPLE) dist/weft-image.tar
+	@echo "$$(stat -c %s dist/weft-image.tar) bytes: dist/weft-image.tar is $(IMAGE)"
+
+# What is in the image: our executables, and links for every name that they are called by.
+.PHONY: image-root
+image-root: build
+	@rm -rf dist/image && mkdir -p dist/image/opt/bin dist/image/bin
+	@cp $(RELEASE) $(dir $(RELEASE))weftd $(dir $(RELEASE))weft dist/image/opt/bin/
+	@ln -s weftd dist/image/opt/bin/flanneld
+	@ln -s weft dist/image/opt/bin/install-conf
+	@ln -s weft dist/image/opt/bin/mk-docker-opts.sh
+	@ln -s /opt/bin/weft dist/image/bin/cp
+	@ln -s /opt/bin/weft-cni dist/image/flannel
+
+.PHONY: manifests
+manifests: ## weft.yaml, the overlays and the chart for the image IMAGE, in dist/manifests
+	@{ for part in namespace rbac config daemonset; do \
+		echo ---; cat manifests/base/$$part.yaml; done; } > manifests/weft.yaml.new
+	@mv -f manifests/weft.yaml.new manifests/weft.yaml
+	@rm -rf dist/manifests && mkdir -p dist/manifests
+	@cp -r manifests/weft.yaml manifests/base manifests/overlays manifests/chart dist/manifests/
+	@grep -rlF "$(UNPUBLISHED)" dist/manifests | xargs sed -i 's|$(UNPUBLISHED)|$(IMAGE)|g'
+	@image="$(IMAGE)"; sed -i "s|repository: localhost/weft$$|repository: $${image%:*}|; \
+		s|tag: \"$(VERSION)\"$$|tag: \"$${image##*:}\"|" dist/manifests/chart/weft/values.yaml
+
+.PHONY: bundle
+bundle: image manifests ## image and yaml together, for hosts without a registry, in dist/bundle
+	@rm -rf dist/bundle && mkdir -p dist/bundle
+	@cp dist/weft-image.tar dist/manifests/weft.yaml dist/bundle/
+	@echo "on every node: ctr -n k8s.io image import weft-image.tar (k3s: k3s ctr); then, once: kubectl apply -f weft.yaml"
+
 .PHONY: demo
-demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=host-gw, KEEP=1)
+demo: plugins demo-weftd demo-ip ## three nodes, six pods: the packet's way, trouble, throughput (BACKEND=udp, KEEP=1)
 	@BACKEND="$(BACKEND)" KEEP="$(KEEP)" cargo run --quiet --locked -p weft-netns --bin demo
 
 # What the demo runs knows the embedded store alone: no protoc, no TLS.
@@ -72,7 +111,7 @@ demo-ip:
 	@command -v ip >/dev/null || { $(call packages,iproute2); }
 
 .PHONY: test
-test: rust lint-tools test-packages build demo-weftd ## everything: format, lints, units, properties, real kernel, real clients
+test: rust lint-tools test-packages image-root demo-weftd ## everything: format, lints, units, properties, real kernel, real clients
 	@mkdir -p "$(dir $(WEFT_SKIPS))" && : > "$(WEFT_SKIPS)"
 	cargo fmt --all --check
 	cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
@@ -129,7 +168,7 @@ test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering), in
 
 .PHONY: install
 install: build ## the plugins into DESTDIR/BINDIR, the daemon into DESTDIR/SBINDIR, each by one rename
-	@$(call place,$(DESTDIR)$(BINDIR))
+	@mkdir -p "$(DESTDIR)$(BINDIR)" && dist/sbin/weft install --from $(RELEASE) --bin-dir "$(DESTDIR)$(BINDIR)"
 	@mkdir -p "$(DESTDIR)$(SBINDIR)"; for name in weftd weft; do \
 		cp dist/sbin/$$name "$(DESTDIR)$(SBINDIR)/.$$name.new"; \
 		mv -f "$(DESTDIR)$(SBINDIR)/.$$name.new" "$(DESTDIR)$(SBINDIR)/$$name"; \

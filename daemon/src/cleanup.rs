@@ -10,6 +10,7 @@ use weft_net::Rtnl;
 use weft_net::route::{Link, Requests, Route, RouteFilter};
 
 use crate::firewall::Firewall;
+use crate::handover;
 use crate::http::{BESIDE, SOCKET};
 use crate::kernel::is_our_protocol;
 use crate::lock::{self, Lock};
@@ -212,4 +213,11 @@ fn remove_if_empty(dir: &Path) {
 /// Names of the devices of our making: see [`crate::reconcile::Settings::memory`].
 const MEMORY: &str = "devices";
 /// What the parts of the daemon keep in the run directory, besides the lock.
-const RUN_FILES: [&str; 4] = [MEMORY, "devices.new", SOCKET, BESIDE];
+const RUN_FILES: [&str; 6] = [
+    MEMORY,
+    "devices.new",
+    SOCKET,
+    BESIDE,
+    handover::SOCKET,
+    handover::BESIDE,
+];

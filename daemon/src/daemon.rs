@@ -2,24 +2,32 @@
 //! travels one way: store → view → loop → kernel; and beside it, loop → status → listeners.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path;
+use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Interval;
+use weft_dataplane::{Fds, handover};
 
 use crate::conf::Backend;
 use crate::conflist::Conflist;
-use crate::http::{self, Place};
+use crate::handover::{Reception, SOCKET, Successor};
+use crate::http;
 use crate::interface::{self, Families, Landscape, Underlay};
 use crate::lease::{Identity, Subnets};
-use crate::notify::Notifier;
+use crate::lock::Lock;
+use crate::notify::{self, Notifier};
 use crate::options::{self, Options};
+use crate::overlay::Path;
 use crate::plan::{Ground, Wishes};
 use crate::preflight;
-use crate::reconcile::{Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
+use crate::reconcile::{
+    Begin, Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing,
+};
+use crate::seat::Seat;
 use crate::status::{About, Board};
 use crate::store::embedded::Embedded;
 #[cfg(feature = "etcd")]
@@ -31,7 +39,12 @@ use crate::subnet_file::{Found, SubnetFile};
 
 /// Runs until it is told to stop. The error is why it could not begin; what it meets later is
 /// told in the status and tried again.
-pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Result<(), String> {
+pub fn run(
+    options: &Options,
+    identity: &Identity,
+    notifier: Arc<Notifier>,
+    seat: Seat,
+) -> Result<(), String> {
     let store = store(options, identity)?;
     let store = Box::new(Remembered::new(
         store,
@@ -42,61 +55,96 @@ pub fn run(options: &Options, identity: &Identity, notifier: &Notifier) -> Resul
     let (views, view) = watch::channel(View::default());
     let (reports, report) = watch::channel(Report::default());
 
-    let outbox = outbox(options, claims, reports);
+    let (path, left) = packet_path(&notifier);
+    let window = path.window();
+    let (begin, seated) = seat.begin(Arc::clone(&notifier), left);
+    let outbox = outbox(options, claims, reports, begin);
     let settings = settings(options, identity.clone());
     let (mut reconciler, post) =
-        Reconciler::open(settings, choose(options), outbox).map_err(|e| e.to_string())?;
+        Reconciler::open(settings, choose(options), outbox, path).map_err(|e| e.to_string())?;
     let looping = thread::Builder::new()
         .name("reconcile".into())
-        .spawn(move || reconciler.run())
+        .spawn(move || (reconciler.run(), reconciler.into_path()))
         .map_err(|e| format!("start the thread that keeps the kernel true: {e}"))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("start the runtime: {e}"))?;
-    let board = Board::new(About::starting(
+    let about = About::starting(
         env!("CARGO_PKG_VERSION"),
         options.store.name(),
         identity.node.clone(),
-    ));
+    );
+    let board = Board::new(about, window);
     let node = Node {
+        options,
         board,
         view,
         report,
         post,
+        place: Place::Awaited(seated),
     };
     let ended = runtime.block_on(async {
         tokio::spawn(store.run(claim, views));
-        show(options, &node.board);
-        node.attend(notifier).await
+        node.attend(&notifier).await
     });
     // A store's call in flight is nothing to wait for.
     runtime.shutdown_background();
-    match looping.join() {
-        Ok(Ok(())) => ended,
-        Ok(Err(error)) => Err(format!("keep the kernel true: {error}")),
-        Err(_) => Err("the thread that keeps the kernel true has panicked".into()),
+    let (kept, path) = looping
+        .join()
+        .map_err(|_| "the thread that keeps the kernel true has panicked")?;
+    kept.map_err(|error| format!("keep the kernel true: {error}"))?;
+    let (place, successor) = ended?;
+    match (place, successor) {
+        (Place::Held { lock, .. }, Some(successor)) => successor
+            .give(&lock, path.hand_over())
+            .map_err(|error| format!("hand over to the weftd that was started: {error}")),
+        // The lock is let go when nothing moves any more.
+        (_, _) => {
+            drop(path);
+            Ok(())
+        }
     }
 }
 
+/// And what an earlier run has left for it to go on with.
+fn packet_path(notifier: &Notifier) -> (Path, Option<Fds>) {
+    let names = notify::kept(|name| std::env::var(name).ok());
+    let mut keeper = notifier.keeper();
+    keeper.knows(names.iter().filter(|name| !name.is_empty()).cloned());
+    let left = handover::left_open(names.iter().map(String::as_str));
+    let keep = Box::new(move |fds: &Fds| tell(keeper.keep(fds)));
+    (Path::new(keep), left)
+}
+
 /// The daemon's side that waits for many things at once.
-struct Node {
+struct Node<'a> {
+    options: &'a Options,
     board: Board,
     view: watch::Receiver<View>,
     report: watch::Receiver<Report>,
     post: Post,
+    place: Place,
 }
 
-impl Node {
-    async fn attend(mut self, notifier: &Notifier) -> Result<(), String> {
+impl Node<'_> {
+    /// Until it is told to stop, or a successor has come.
+    async fn attend(mut self, notifier: &Notifier) -> Result<(Place, Option<Successor>), String> {
         let mut stop = Stop::listen()?;
         let mut heart = Heart::of(notifier);
         let mut told_ready = false;
-        loop {
+        let successor = loop {
             tokio::select! {
-                () = stop.wait() => break,
+                () = stop.wait() => break None,
                 () = heart.beat() => tell(notifier.alive()),
+                news = self.place.news() => match news {
+                    News::Seated(lock) => {
+                        self.place = Place::hold(lock, &self.options.run_dir);
+                        show(self.options, &self.board);
+                    }
+                    News::Successor(successor) => break Some(successor),
+                },
                 changed = self.view.changed() => {
                     if changed.is_err() {
                         return Err("the store's task has ended".into());
@@ -108,7 +156,7 @@ impl Node {
                 changed = self.report.changed() => {
                     if changed.is_err() {
                         // The loop has ended, and says why when it is joined.
-                        return Ok(());
+                        return Ok((self.place, None));
                     }
                     let report = self.report.borrow_and_update();
                     if report.ready.is_ok() && !told_ready {
@@ -118,11 +166,64 @@ impl Node {
                     self.board.put_report(&report);
                 }
             }
+        };
+        if successor.is_some() {
+            tracing::info!("a successor was started: it goes on from here");
+        } else {
+            tracing::info!("told to stop; what is programmed stays");
+            tell(notifier.stopping());
         }
-        tracing::info!("told to stop; what is programmed stays");
-        tell(notifier.stopping());
         self.post.stop();
-        Ok(())
+        Ok((self.place, successor))
+    }
+}
+
+/// The daemon's place on the node. While another holds it, nothing is shown nor programmed.
+enum Place {
+    Awaited(oneshot::Receiver<Lock>),
+    /// The loop has ended before it had one, and is heard of elsewhere.
+    None,
+    Held {
+        lock: Lock,
+        reception: Option<Reception>,
+    },
+}
+
+enum News {
+    Seated(Lock),
+    Successor(Successor),
+}
+
+impl Place {
+    fn hold(lock: Lock, run_dir: &path::Path) -> Self {
+        let reception = Reception::open(run_dir).inspect_err(|error| {
+            tracing::warn!(
+                "open {} in {}: {error}; the next weftd cannot be started before this one ends",
+                SOCKET,
+                run_dir.display()
+            );
+        });
+        Self::Held {
+            lock,
+            reception: reception.ok(),
+        }
+    }
+
+    async fn news(&mut self) -> News {
+        match self {
+            Self::Awaited(seated) => match seated.await {
+                Ok(lock) => News::Seated(lock),
+                Err(_) => {
+                    *self = Self::None;
+                    std::future::pending().await
+                }
+            },
+            Self::Held {
+                reception: Some(reception),
+                ..
+            } => News::Successor(reception.successor().await),
+            Self::Held { .. } | Self::None => std::future::pending().await,
+        }
     }
 }
 
@@ -154,8 +255,11 @@ fn tell(told: std::io::Result<()>) {
 }
 
 fn show(options: &Options, board: &Board) {
-    let port = options.health.map(Place::Tcp);
-    for place in port.into_iter().chain([Place::socket_in(&options.run_dir)]) {
+    let port = options.health.map(http::Place::Tcp);
+    for place in port
+        .into_iter()
+        .chain([http::Place::socket_in(&options.run_dir)])
+    {
         let told = |error: &http::Error| tracing::warn!("{error}");
         tokio::spawn(http::serve(place, board.watch(), told));
     }
@@ -202,7 +306,7 @@ fn settings(options: &Options, identity: Identity) -> Settings {
 }
 
 /// What an earlier run held. Without it any subnet will do.
-fn previous(path: &Path) -> Option<Subnets> {
+fn previous(path: &path::Path) -> Option<Subnets> {
     match Found::read(path) {
         Ok(found) => found.map(|found| found.subnets),
         Err(error) => {
@@ -216,6 +320,7 @@ fn outbox(
     options: &Options,
     claims: watch::Sender<Option<Claim>>,
     reports: watch::Sender<Report>,
+    begin: Begin,
 ) -> Outbox {
     let subnet_file = options.subnet_file.clone();
     let mut conflist = options.conflist.clone();
@@ -226,10 +331,11 @@ fn outbox(
             serve(&subnet_file, serving)?;
             publish(&mut conflist)
         }),
+        begin,
     }
 }
 
-fn serve(path: &Path, serving: &Serving) -> Result<(), String> {
+fn serve(path: &path::Path, serving: &Serving) -> Result<(), String> {
     let written = SubnetFile::from(serving).write(path);
     written.map(drop).map_err(|e| e.to_string())
 }

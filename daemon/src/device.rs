@@ -2,9 +2,9 @@
 //! allows it, since a device made anew has lost every entry and its peers' trust in its MAC.
 
 use weft_net::Mac;
-use weft_net::route::{Link, LinkChange, NewVxlan, Requests, Rtnl, Vxlan, VxlanChange};
+use weft_net::route::{self, Link, LinkChange, NewVxlan, Requests, Rtnl, VxlanChange};
 
-use crate::plan::Device;
+use crate::plan::{Device, Kind, Vxlan};
 
 /// How to get from one to the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,24 +31,17 @@ pub fn step(wanted: &Device, held: Option<&Link>) -> Step {
     let Some(link) = held else {
         return Step::Make;
     };
-    let Some(vxlan) = &link.vxlan else {
-        let kind = link.kind.as_deref().unwrap_or("physical");
-        return Step::MakeAnew {
-            why: format!("a {kind} link has its name"),
-        };
+    let compared = match &wanted.kind {
+        Kind::Vxlan(vxlan) => of_vxlan(vxlan, link),
+        Kind::Tun => of_tun(link),
     };
-    if let Some(why) = fixed_difference(wanted, vxlan) {
-        return Step::MakeAnew { why };
-    }
-    let differences = Differences {
-        tunnel: VxlanChange {
-            local: (vxlan.local != Some(wanted.local)).then_some(wanted.local),
-            lower: (vxlan.lower != Some(wanted.lower)).then_some(wanted.lower),
-            learning: (vxlan.learning != wanted.learning).then_some(wanted.learning),
+    let differences = match compared {
+        Ok(differences) => Differences {
+            mtu: (link.mtu != wanted.mtu).then_some(wanted.mtu),
+            raise: !link.up,
+            ..differences
         },
-        mtu: (link.mtu != wanted.mtu).then_some(wanted.mtu),
-        mac: (link.mac != Some(wanted.mac)).then_some(wanted.mac),
-        raise: !link.up,
+        Err(why) => return Step::MakeAnew { why },
     };
     if differences == Differences::default() {
         Step::Keep
@@ -57,57 +50,113 @@ pub fn step(wanted: &Device, held: Option<&Link>) -> Step {
     }
 }
 
-/// The requests of a step. One that makes the device anew removes the other in the same breath.
+/// The error says what cannot change on a living device.
+fn of_vxlan(wanted: &Vxlan, link: &Link) -> Result<Differences, String> {
+    let Some(vxlan) = &link.vxlan else {
+        return Err(another_kind(link));
+    };
+    if let Some(why) = fixed_difference(wanted, vxlan) {
+        return Err(why);
+    }
+    Ok(Differences {
+        tunnel: VxlanChange {
+            local: (vxlan.local != Some(wanted.local)).then_some(wanted.local),
+            lower: (vxlan.lower != Some(wanted.lower)).then_some(wanted.lower),
+            learning: (vxlan.learning != wanted.learning).then_some(wanted.learning),
+        },
+        mac: (link.mac != Some(wanted.mac)).then_some(wanted.mac),
+        ..Differences::default()
+    })
+}
+
+fn of_tun(link: &Link) -> Result<Differences, String> {
+    if !link.is_tun() {
+        return Err(another_kind(link));
+    }
+    // A kernel that tells nothing of its TUNs refuses what does not fit.
+    match link.tun {
+        Some(tun) if tun.tap => Err("it carries Ethernet frames (TAP)".into()),
+        Some(tun) if !tun.multi_queue => Err("it is of the kind with a single queue".into()),
+        _ => Ok(Differences::default()),
+    }
+}
+
+fn another_kind(link: &Link) -> String {
+    let kind = link.kind.as_deref().unwrap_or("physical");
+    format!("a {kind} link has its name")
+}
+
+/// The requests of a step. One that makes the device anew removes the other in the same breath;
+/// a TUN was made before, by who holds its queues.
 pub fn carry_out(rtnl: &mut Rtnl, wanted: &Device, step: &Step) -> weft_net::Result<()> {
     let mut requests = Requests::new();
     let mut tickets = Vec::new();
     match step {
         Step::Keep => return Ok(()),
-        Step::Make => {}
-        Step::MakeAnew { .. } => tickets.push(requests.delete_link(wanted.name.as_str())),
+        Step::Make | Step::MakeAnew { .. } => {}
         Step::Change(differences) => {
             let name = wanted.name.as_str();
             if differences.tunnel != VxlanChange::default() {
                 tickets.push(requests.change_vxlan(name, &differences.tunnel));
             }
             // A change of the lower link may have cut the MTU, so it comes after.
-            tickets.push(requests.set_link(
-                name,
-                &LinkChange {
-                    mtu: Some(wanted.mtu),
-                    mac: differences.mac,
-                    up: Some(true),
-                    ..LinkChange::default()
-                },
-            ));
+            tickets.push(requests.set_link(name, &raised(wanted, differences.mac)));
         }
     }
     if matches!(step, Step::Make | Step::MakeAnew { .. }) {
-        tickets.push(requests.create_vxlan(&new_vxlan(wanted)));
+        let name = wanted.name.as_str();
+        match &wanted.kind {
+            Kind::Vxlan(vxlan) => {
+                if matches!(step, Step::MakeAnew { .. }) {
+                    tickets.push(requests.delete_link(name));
+                }
+                tickets.push(requests.create_vxlan(&new_vxlan(wanted, vxlan)));
+            }
+            Kind::Tun => tickets.push(requests.set_link(
+                name,
+                &LinkChange {
+                    txqlen: Some(TUN_QUEUE),
+                    ..raised(wanted, None)
+                },
+            )),
+        }
     }
     drop(tickets);
     rtnl.run(requests)?.all()
 }
 
-fn new_vxlan(wanted: &Device) -> NewVxlan<'_> {
+fn raised(wanted: &Device, mac: Option<Mac>) -> LinkChange<'static> {
+    LinkChange {
+        mtu: Some(wanted.mtu),
+        mac,
+        up: Some(true),
+        ..LinkChange::default()
+    }
+}
+
+fn new_vxlan<'a>(wanted: &'a Device, vxlan: &Vxlan) -> NewVxlan<'a> {
     NewVxlan {
         name: &wanted.name,
-        mac: Some(wanted.mac),
+        mac: Some(vxlan.mac),
         mtu: Some(wanted.mtu),
         // It only hands on: a queue of its own would be one more place to wait in.
         txqlen: Some(0),
-        vni: wanted.vni,
-        local: wanted.local,
-        lower: wanted.lower,
-        port: wanted.port,
-        learning: wanted.learning,
-        gbp: wanted.gbp,
+        vni: vxlan.vni,
+        local: vxlan.local,
+        lower: vxlan.lower,
+        port: vxlan.port,
+        learning: vxlan.learning,
+        gbp: vxlan.gbp,
         udp_checksum: true,
         up: true,
     }
 }
 
-fn fixed_difference(wanted: &Device, held: &Vxlan) -> Option<String> {
+/// As an Ethernet device has it, and twice what a TUN has: packets wait here while one daemon
+/// follows another. It is set once, since the kernel drops packets while it changes.
+const TUN_QUEUE: u32 = 1000;
+
+fn fixed_difference(wanted: &Vxlan, held: &route::Vxlan) -> Option<String> {
     if held.vni != wanted.vni {
         return Some(format!("its VNI is {}, not {}", held.vni, wanted.vni));
     }

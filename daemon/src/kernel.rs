@@ -116,6 +116,10 @@ fn take_up_route(actual: &mut Actual, marks: &Marks, desired: &Desired, route: &
 fn by(links: Links, route: &KernelRoute) -> Option<By> {
     match (route.kind, route.gateway, route.link) {
         (RouteKind::Blackhole, ..) => Some(By::Blackhole),
+        (RouteKind::Unicast, None, Some(link)) if !route.multipath => {
+            let carries = links.of(Family::of(route.destination.ip())) == Some(link);
+            carries.then_some(By::Overlay)
+        }
         (RouteKind::Unicast, Some(gateway), Some(link)) if !route.multipath => {
             let tunnel = [Family::V4, Family::V6]
                 .into_iter()
@@ -246,6 +250,10 @@ fn route(links: Links, key: RouteKey, by: Option<By>) -> Option<KernelRoute> {
             priority,
             protocol: protocol_of(destination),
             ..KernelRoute::blackhole(destination)
+        },
+        Some(By::Overlay) => KernelRoute {
+            link: Some(links.of(Family::of(destination.ip()))?),
+            ..plain
         },
         Some(By::Link { link, peer }) => KernelRoute {
             gateway: Some(peer),

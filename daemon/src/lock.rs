@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 /// Held for as long as it lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
@@ -31,6 +32,8 @@ pub enum Error {
          DaemonSet) and start weftd at once: pods' traffic flows on"
     )]
     Flanneld { pid: u32 },
+    #[error("take over the lock {path}: what was handed over is not it")]
+    NotIt { path: PathBuf },
     #[error("lock {path}: {why}; choose a directory that can be written with -run-dir")]
     Io { path: PathBuf, why: io::Error },
 }
@@ -58,8 +61,28 @@ impl Lock {
             // A cleanup may have removed the file before we had it: then it locks nobody out.
             if is_at(&file, &path).map_err(failed)? {
                 note_pid(&mut file).map_err(failed)?;
-                return Ok(Self { _file: file, path });
+                return Ok(Self { file, path });
             }
+        }
+    }
+
+    /// It is held for as long as one of those lives who have its file open.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// From a predecessor, who had it open.
+    pub fn taken_over(file: OwnedFd, run_dir: &Path) -> Result<Self, Error> {
+        let path = run_dir.join("weftd.lock");
+        let mut file = File::from(file);
+        match is_at(&file, &path) {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::NotIt { path }),
+            Err(why) => return Err(Error::Io { path, why }),
+        }
+        match note_pid(&mut file) {
+            Ok(()) => Ok(Self { file, path }),
+            Err(why) => Err(Error::Io { path, why }),
         }
     }
 
@@ -159,6 +182,22 @@ mod tests {
         }
         drop(first);
         drop(Lock::take(&dir).unwrap());
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_handed_over_stays_locked() {
+        let dir = scratch("handed");
+        let first = Lock::take(&dir).unwrap();
+        let file = first.file().try_clone_to_owned().unwrap();
+        let second = Lock::taken_over(file, &dir).unwrap();
+        drop(first);
+        assert!(matches!(Lock::take(&dir), Err(Error::Held { .. })));
+        drop(second);
+        drop(Lock::take(&dir).unwrap());
+        let other = File::create(dir.join("other")).unwrap();
+        let why = Lock::taken_over(other.into(), &dir).unwrap_err();
+        assert!(matches!(why, Error::NotIt { .. }), "{why}");
         fs::remove_dir_all(dir).unwrap();
     }
 

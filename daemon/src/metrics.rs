@@ -1,5 +1,7 @@
 //! The status as Prometheus reads it: its text format, version 0.0.4.
 
+mod path;
+
 use std::fmt::{self, Display, Write};
 use std::fs;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -43,6 +45,9 @@ pub fn text(status: &Status, process: Process, now: Instant) -> String {
     node(&mut page, status, now);
     peers(&mut page, status);
     reconciling(&mut page, status);
+    if let Some(stats) = status.packet_path() {
+        path::packet_path(&mut page, &stats);
+    }
     store(&mut page, status);
     own_process(&mut page, status, process);
     page.text
@@ -419,6 +424,26 @@ mod tests {
         assert_eq!(value(&samples, "weft_ready"), 0.0);
         let is_known = |name: &str| samples.keys().any(|(known, _)| known == name);
         assert!(!is_known("weft_peers") && !is_known("weft_lease_expires_seconds"));
+    }
+
+    #[test]
+    fn a_packet_path_is_shown_with_its_peers_its_drops_and_what_it_lacks() {
+        let (status, now) = testing::forwarding();
+        let samples = parse(&text(&status, Process::default(), now));
+        let sample = |name: &str, of: &[(&str, &str)]| samples[&(name.into(), labels(of))];
+        let sent = ("direction", "sent");
+        assert_eq!(sample("weft_udp_packets_total", &[sent]), 12.0);
+        let two = [sent, ("packets", "2")];
+        assert_eq!(sample("weft_udp_calls_total", &two), 6.0);
+        let malformed = [("direction", "received"), ("reason", "malformed")];
+        assert_eq!(sample("weft_udp_dropped_packets_total", &malformed), 0.0);
+        let peer = [("peer", "192.168.9.3"), sent];
+        assert_eq!(sample("weft_udp_peer_bytes_total", &peer), 1200.0);
+        let silent = [("peer", "192.168.9.4"), sent];
+        assert!(!samples.contains_key(&("weft_udp_peer_bytes_total".into(), labels(&silent))));
+        let lacks = [("what", "gso_refused")];
+        assert_eq!(sample("weft_udp_degraded", &lacks), 1.0);
+        assert_eq!(value(&samples, "weft_udp_unheard_datagrams_total"), 5.0);
     }
 
     #[test]

@@ -1,9 +1,14 @@
-//! What systemd wants to hear (sd_notify's protocol): ready, status, stopping, still alive.
+//! What systemd wants to hear (sd_notify's protocol): ready, status, stopping, still alive, and who
+//! is the daemon by now.
+
+mod keeper;
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+pub use keeper::{Keeper, kept};
 
 /// Says nothing where nobody listens.
 #[derive(Debug, Default)]
@@ -35,6 +40,17 @@ impl Notifier {
 
     pub fn status(&self, text: &str) -> io::Result<()> {
         self.say(&format!("STATUS={}", text.replace(['\n', '\r'], " ")))
+    }
+
+    /// Where it was started to take another's place: that one's end is not the service's.
+    pub fn main_process(&self) -> io::Result<()> {
+        self.say(&format!("MAINPID={}", std::process::id()))
+    }
+
+    /// Who keeps descriptors for the next run.
+    pub fn keeper(&self) -> Keeper {
+        let address = self.listener.as_ref().map(|(_, address)| address.clone());
+        Keeper::at(address)
     }
 
     pub fn stopping(&self) -> io::Result<()> {

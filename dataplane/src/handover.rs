@@ -1,5 +1,7 @@
-//! Descriptors from one process to its successor, over a unix socket.
+//! Descriptors from one process to its successor: over a unix socket, or by way of somebody who
+//! keeps them, each under a name, and leaves them open for the next one.
 
+use std::collections::BTreeMap;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +14,7 @@ use rustix::net::{
 
 use crate::engine::Fds;
 use crate::error::{Error, Result};
+use crate::sys;
 
 /// Sends the descriptors over a connected unix socket (stream or seqpacket).
 pub fn send(socket: impl AsFd, fds: &Fds) -> Result<()> {
@@ -74,6 +77,52 @@ pub fn receive(socket: impl AsFd) -> Result<Fds> {
     })
 }
 
+/// What each is called where they are kept one by one.
+pub fn named(fds: &Fds) -> Vec<(String, BorrowedFd<'_>)> {
+    let queues = fds.queues.iter().enumerate();
+    let queues = queues.map(|(queue, fd)| (format!("{QUEUE}{queue}"), fd.as_fd()));
+    let listening = fds.listening.iter().enumerate().flat_map(|(queue, fds)| {
+        let fds = fds.iter().enumerate();
+        fds.map(move |(at, fd)| (format!("{LISTENING}{queue}-{at}"), fd.as_fd()))
+    });
+    queues.chain(listening).collect()
+}
+
+/// What [`named`] has named, whatever is kept beside it. None if that is not whole.
+pub fn from_names(kept: Vec<(String, OwnedFd)>) -> Option<Fds> {
+    let (mut queues, mut listening) = (BTreeMap::new(), BTreeMap::<u8, BTreeMap<u8, _>>::new());
+    for (name, fd) in kept {
+        if let Some(queue) = name.strip_prefix(QUEUE) {
+            queues.insert(queue.parse::<u8>().ok()?, fd);
+        } else if let Some((queue, at)) = name
+            .strip_prefix(LISTENING)
+            .and_then(|rest| rest.split_once('-'))
+        {
+            let of_queue = listening.entry(queue.parse().ok()?).or_default();
+            of_queue.insert(at.parse().ok()?, fd);
+        }
+    }
+    (!queues.is_empty()).then(|| Fds {
+        queues: queues.into_values().collect(),
+        listening: listening
+            .into_values()
+            .map(|of_queue| of_queue.into_values().collect())
+            .collect(),
+    })
+}
+
+/// What whoever started this process has left open for it under these names (as systemd does):
+/// to be asked once, before anything else is opened by other hands.
+pub fn left_open<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Fds> {
+    let names: Vec<&str> = names.into_iter().collect();
+    let fds = sys::left_open(names.len()).into_iter();
+    let kept = names.into_iter().zip(fds);
+    from_names(
+        kept.filter_map(|(name, fd)| Some((name.to_owned(), fd?)))
+            .collect(),
+    )
+}
+
 fn in_groups(fds: Vec<OwnedFd>, size: usize) -> Vec<Vec<OwnedFd>> {
     let mut groups: Vec<Vec<OwnedFd>> = Vec::new();
     for fd in fds {
@@ -85,6 +134,8 @@ fn in_groups(fds: Vec<OwnedFd>, size: usize) -> Vec<Vec<OwnedFd>> {
     groups
 }
 
+const QUEUE: &str = "weft-queue-";
+const LISTENING: &str = "weft-listening-";
 /// The form of what is handed over: `[MAGIC, queues, listening sockets a queue, all]`.
 const MAGIC: u8 = 0x57;
 /// The kernel's own limit is 253 in one message.
@@ -115,6 +166,29 @@ mod tests {
             got.listening.iter().map(Vec::len).collect::<Vec<_>>(),
             [2, 2]
         );
+    }
+
+    #[test]
+    fn what_is_kept_by_name_comes_back_in_its_places() {
+        let fds = Fds {
+            queues: descriptors(2),
+            listening: vec![descriptors(2), descriptors(1)],
+        };
+        let mut kept: Vec<_> = named(&fds)
+            .into_iter()
+            .map(|(name, fd)| (name, fd.try_clone_to_owned().unwrap()))
+            .collect();
+        assert!(kept.iter().all(|(name, _)| !name.contains(':')));
+        kept.reverse();
+        kept.push(("somebody-else-s".into(), descriptors(1).remove(0)));
+        let got = from_names(kept).unwrap();
+        assert_eq!(got.queues.len(), 2);
+        assert_eq!(
+            got.listening.iter().map(Vec::len).collect::<Vec<_>>(),
+            [2, 1]
+        );
+        let odd = vec![("weft-queue-x".to_owned(), descriptors(1).remove(0))];
+        assert!(from_names(odd).is_none() && from_names(vec![]).is_none());
     }
 
     #[test]

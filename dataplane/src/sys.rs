@@ -5,10 +5,12 @@
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_storage};
+use rustix::io::FdFlags;
 use socket2::SockAddr;
 
 use crate::sieve::Instruction;
@@ -64,6 +66,29 @@ pub(crate) fn set_vnet_header_size(tun: BorrowedFd<'_>, size: usize) -> io::Resu
     // SAFETY: TUNSETVNETHDRSZ reads one int.
     checked(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ as _, &raw const size) })?;
     Ok(())
+}
+
+/// What whoever started this process has left open for it, from descriptor 3 on; None where
+/// there is nothing of the kind. It is given away once.
+pub(crate) fn left_open(count: usize) -> Vec<Option<OwnedFd>> {
+    static GIVEN: AtomicBool = AtomicBool::new(false);
+    if GIVEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let take = |fd: c_int| {
+        // SAFETY: F_GETFD only reads flags, of a descriptor that need not be open.
+        let flags = checked(unsafe { libc::fcntl(fd, libc::F_GETFD) }).ok()?;
+        // What this process has opened itself would close at an exec.
+        if flags & libc::FD_CLOEXEC != 0 {
+            return None;
+        }
+        // SAFETY: the descriptor is open, came through the exec and so belongs to nobody in this
+        // process, and is given away only here, once.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC).ok()?;
+        Some(fd)
+    };
+    (3..).take(count).map(take).collect()
 }
 
 pub(crate) fn set_option(

@@ -72,6 +72,16 @@ impl Sockets {
         Ok(Self { listening, leaving })
     }
 
+    /// Whether sockets that were handed over listen where [`Self::open`] would have them.
+    pub fn fit(listening: &[Vec<OwnedFd>], locals: &[IpAddr], port: u16, queues: usize) -> bool {
+        let wanted: Vec<_> = locals.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+        let fits = |sockets: &Vec<OwnedFd>| {
+            let places = sockets.iter().map(|socket| local_of(socket).ok());
+            places.eq(wanted.iter().copied().map(Some))
+        };
+        listening.len() == queues && listening.iter().all(fits)
+    }
+
     /// The port that is listened on: the same for all.
     pub fn port(&self) -> Result<u16> {
         match self.listening.first().and_then(|queue| queue.first()) {

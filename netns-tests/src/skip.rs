@@ -21,6 +21,8 @@ pub enum Need {
     UserNamespaces,
     /// A kernel feature, with the outcome of a probe for it.
     Kernel(&'static str, bool),
+    /// Anything else, with the outcome of a probe for it.
+    Other(&'static str, bool),
 }
 
 /// Which Debian package brings what. Everything here, `make test` installs as root.
@@ -76,7 +78,7 @@ impl Need {
             Self::File(path) => Path::new(path).exists(),
             Self::Root => nix::unistd::geteuid().is_root(),
             Self::UserNamespaces => user_namespaces_work(),
-            Self::Kernel(_, works) => *works,
+            Self::Kernel(_, works) | Self::Other(_, works) => *works,
         }
     }
 
@@ -89,6 +91,7 @@ impl Need {
             Self::Root => "root".to_owned(),
             Self::UserNamespaces => "user namespaces for everybody".to_owned(),
             Self::Kernel(feature, _) => format!("a kernel with {feature}"),
+            Self::Other(what, _) => (*what).to_owned(),
         }
     }
 

@@ -3,14 +3,17 @@
 use std::env;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use weft_daemon::cleanup::Places;
-use weft_daemon::lock::Lock;
 use weft_daemon::notify::Notifier;
 use weft_daemon::options::{Command, Options};
+use weft_daemon::seat::Seat;
 use weft_daemon::{cleanup, daemon, identity, lock, logging};
 
 fn main() -> ExitCode {
+    // Under the name that flannel's manifests call it by, it is not to be taken for flanneld.
+    let _ = rustix::thread::set_name(c"weftd");
     let command = Options::parse(env::args().skip(1), |name| env::var(name).ok());
     match command {
         Ok(Command::Run(options)) => start(&options),
@@ -46,14 +49,13 @@ fn start(options: &Options) -> ExitCode {
 
 fn serve(options: &Options) -> Result<(), String> {
     lock::refuse_beside_flanneld().map_err(|e| e.to_string())?;
-    // Held until the process ends, however it does.
-    let _lock = Lock::take(&options.run_dir).map_err(|e| e.to_string())?;
+    let seat = Seat::find(options).map_err(|e| e.to_string())?;
     let notifier = Notifier::open(|name| env::var(name).ok())?;
     let known = identity::identity(&options.node, &options.state_dir);
     if let Some(warning) = &known.warning {
         tracing::warn!("{warning}");
     }
-    daemon::run(options, &known.identity, &notifier)
+    daemon::run(options, &known.identity, Arc::new(notifier), seat)
 }
 
 fn clean(options: &Options) -> ExitCode {

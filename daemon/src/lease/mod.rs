@@ -64,6 +64,8 @@ pub struct Extra {
     pub sources: Vec<IpAddr>,
     /// Its public address is not what its packets come from, and it cannot tell from what.
     pub overwritten: bool,
+    /// Where the backend udp listens. Flannel's own publishes nothing, and so no port.
+    pub udp_port: Option<u16>,
 }
 
 /// A node, beyond its address. Both parts count: machines cloned with their machine-id differ
@@ -102,7 +104,7 @@ impl Claim {
     pub fn attrs(&self, subnets: Subnets, existing: Option<&Attrs>) -> Attrs {
         let published = existing.map(|attrs| &attrs.backend);
         let backend = match self.offer {
-            Offer::Nothing => Published::Nothing,
+            Offer::Nothing | Offer::Udp { .. } => Published::Nothing,
             Offer::HostGw => Published::HostGw,
             Offer::Vxlan { vni, v4, v6 } => {
                 let (known_v4, known_v6) = match published {
@@ -130,6 +132,10 @@ impl Claim {
                 identity: Some(self.identity.clone()),
                 sources: self.sources.clone(),
                 overwritten: self.overwritten,
+                udp_port: match self.offer {
+                    Offer::Udp { port } => Some(port),
+                    Offer::Nothing | Offer::HostGw | Offer::Vxlan { .. } => None,
+                },
             }),
         }
     }

@@ -72,11 +72,12 @@ fn our_own_key_comes_last_and_holds_what_is_set() {
         identity: Some(identity),
         sources: vec!["192.168.90.10".parse().unwrap()],
         overwritten: false,
+        udp_port: Some(8285),
     });
     let text = attrs.to_json();
     assert_eq!(
         text,
-        r#"{"PublicIP":"192.168.90.10","PublicIPv6":null,"BackendType":"host-gw","Weft":{"Node":"node-1","Machine":"0123","Sources":["192.168.90.10"]}}"#
+        r#"{"PublicIP":"192.168.90.10","PublicIPv6":null,"BackendType":"host-gw","Weft":{"Node":"node-1","Machine":"0123","Sources":["192.168.90.10"],"UdpPort":8285}}"#
     );
     assert_eq!(Attrs::parse(&text), Ok(attrs));
 }
@@ -224,11 +225,13 @@ fn attrs() -> impl Strategy<Value = Attrs> {
         identity,
         proptest::collection::vec(any::<IpAddr>(), 0..3),
         any::<bool>(),
+        any::<Option<u16>>(),
     )
-        .prop_map(|(identity, sources, overwritten)| Extra {
+        .prop_map(|(identity, sources, overwritten, udp_port)| Extra {
             identity,
             sources,
             overwritten,
+            udp_port,
         });
     (
         1u32..,

@@ -106,6 +106,7 @@ impl Extra {
                 .truth("Overwritten")
                 .map_err(|why| why.msg)?
                 .unwrap_or(false),
+            udp_port: extra.number("UdpPort").map_err(|why| why.msg)?,
         }))
     }
 
@@ -121,6 +122,9 @@ impl Extra {
         }
         if self.overwritten {
             map.insert("Overwritten".into(), true.into());
+        }
+        if let Some(port) = self.udp_port {
+            map.insert("UdpPort".into(), port.into());
         }
         map.into()
     }

@@ -379,6 +379,13 @@ pub(super) static FLAGS: &[Flag] = &[
         |g, v| put(&mut g.run_dir, values::path(v)),
     ),
     flag(
+        "take-over",
+        Truth,
+        "",
+        "where another weftd runs, take its place without a packet lost, and let it end",
+        |g, v| put(&mut g.take_over, go::truth(v)),
+    ),
+    flag(
         "resync",
         Number,
         "60",

@@ -64,6 +64,8 @@ pub struct Options {
     pub log: Log,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
+    /// Where another weftd runs, take its place and let it end.
+    pub take_over: bool,
     /// The runtime's configuration, if it is the daemon that puts it in place.
     pub conflist: Option<Conflist>,
     /// What was passed over, and why: to be logged once there is a log.

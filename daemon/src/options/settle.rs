@@ -41,6 +41,7 @@ pub(super) struct Given {
     pub(super) log: Log,
     pub(super) state_dir: PathBuf,
     pub(super) run_dir: PathBuf,
+    pub(super) take_over: bool,
     pub(super) cni_conf_source: Option<PathBuf>,
     pub(super) cni_conf_dir: Option<PathBuf>,
     pub(super) cni_conf_puts_aside: bool,
@@ -128,6 +129,7 @@ impl Given {
             log: self.log,
             state_dir: self.state_dir,
             run_dir: self.run_dir,
+            take_over: self.take_over,
             conflist,
             warnings: self.warnings,
         });
@@ -256,6 +258,7 @@ impl Default for Given {
             },
             state_dir: "/var/lib/weft".into(),
             run_dir: "/run/weft".into(),
+            take_over: false,
             cni_conf_source: None,
             cni_conf_dir: None,
             cni_conf_puts_aside: false,

@@ -32,7 +32,8 @@ pub(super) fn plan(inputs: &Inputs) -> Spec {
     }
 }
 
-/// None where some node's packets come from an address that it cannot tell.
+/// None where some node's packets come from an address that it cannot tell, and where there is no
+/// device of the kernel to guard: the packet path looks at each packet itself.
 fn guard(inputs: &Inputs) -> Option<Guard> {
     let Backend::Vxlan(vxlan) = &inputs.conf.backend else {
         return None;

@@ -3,6 +3,7 @@
 
 mod direct;
 mod firewall;
+mod overlay;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -19,6 +20,7 @@ use crate::conf::{Backend, NetConf};
 use crate::lease::{Lease, Published, Vtep};
 use crate::store::Peers;
 
+pub use overlay::Overlay;
 pub use tunnel::device_name;
 
 /// Everything the plan depends on.
@@ -53,7 +55,7 @@ pub struct Wishes {
     pub guard: bool,
     /// Destinations that are never masqueraded, beside the pod networks.
     pub spared: Vec<IpNetwork>,
-    /// Outer checksums are left out: see [`Device::checksums`].
+    /// Outer checksums are left out: see [`Vxlan::checksums`].
     pub tunnel_checksums: bool,
     /// Unreachable route for what of our own subnet no pod has.
     pub blackhole: bool,
@@ -77,16 +79,32 @@ pub struct Desired {
     pub neighbours: Vec<Neighbour>,
     pub fdb: Vec<Forward>,
     pub firewall: crate::firewall::Spec,
+    /// Shared with whoever carries it out.
+    pub overlay: Option<Arc<Overlay>>,
     /// Of pods: the smaller one where two families differ.
     pub mtu: u32,
     pub skipped: Vec<Skipped>,
 }
 
-/// A VXLAN device.
+/// What packets to other nodes go into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    pub family: Family,
     pub name: String,
+    pub mtu: u32,
+    /// Its own: one of each family that it carries.
+    pub addresses: Vec<IpNetwork>,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    Vxlan(Vxlan),
+    /// A TUN: its packets are this process's business.
+    Tun,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
     pub vni: u32,
     pub local: IpAddr,
     pub lower: u32,
@@ -94,8 +112,6 @@ pub struct Device {
     pub learning: bool,
     pub gbp: bool,
     pub mac: Mac,
-    pub mtu: u32,
-    pub address: IpNetwork,
     /// False where the kernel would get them wrong for packets that are also NATed.
     pub checksums: bool,
 }
@@ -112,6 +128,8 @@ pub struct Route {
 pub enum By {
     /// Into the tunnel device of a family, towards the peer's end of it.
     Tunnel { device: Family, end: IpAddr },
+    /// Into the device that carries the family, and knows the peers itself.
+    Overlay,
     /// Over a link of the underlay, straight to the peer.
     Link { link: u32, peer: IpAddr },
     /// Nowhere.
@@ -158,7 +176,8 @@ pub fn plan(inputs: &Inputs) -> Desired {
     let mut desired = match &inputs.conf.backend {
         Backend::Vxlan(vxlan) => tunnel::plan(inputs, vxlan),
         Backend::HostGw => direct::plan(inputs),
-        Backend::Udp(_) | Backend::Alloc => Desired {
+        Backend::Udp(udp) => overlay::plan(inputs, udp.port),
+        Backend::Alloc => Desired {
             mtu: inputs.ground.mtu,
             ..Desired::default()
         },
@@ -172,6 +191,25 @@ pub fn plan(inputs: &Inputs) -> Desired {
 }
 
 impl Desired {
+    /// The error is for the operator: what is left for pods is less than IP can do with.
+    pub fn check_mtu(&self, conf: &NetConf, ground: &Ground) -> Result<(), String> {
+        let (family, least) = match conf.v6 {
+            Some(_) => (Family::V6, 1280),
+            None => (Family::V4, 68),
+        };
+        if self.mtu >= least {
+            return Ok(());
+        }
+        Err(format!(
+            "the underlay's MTU of {} leaves pods {} bytes behind the outer headers, and {family} \
+             needs {least}; raise it on all nodes' interfaces and on what is between them (ip link \
+             set DEVICE mtu {})",
+            ground.mtu,
+            self.mtu,
+            ground.mtu + (least - self.mtu)
+        ))
+    }
+
     /// Sorts, and keeps the first of what the kernel can hold only once: two peers with one
     /// subnet, or with one MAC address, which it would answer with success and ignore.
     fn settle(&mut self) {
@@ -182,6 +220,13 @@ impl Desired {
         self.fdb.sort_unstable();
         self.fdb.dedup_by_key(|entry| entry.key());
         self.skipped.sort_by_key(|skipped| skipped.subnet);
+    }
+}
+
+impl Device {
+    /// Those that it carries.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        self.addresses.iter().map(|net| Family::of(net.ip()))
     }
 }
 

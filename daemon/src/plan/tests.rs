@@ -161,7 +161,112 @@ fn one_node_whose_source_nobody_knows_turns_the_guard_off() {
     assert_eq!(desired.firewall.guard, None);
 }
 
+const UDP: &str = r#"{"Type":"udp"}"#;
+
+/// As flannel's udp backend publishes itself.
+fn plain(n: u8) -> Lease {
+    let mut lease = member(n, n);
+    lease.attrs.backend = Published::Nothing;
+    lease
+}
+
+/// As ours does.
+fn listening(n: u8, port: u16) -> Lease {
+    let mut lease = plain(n);
+    lease.attrs.extra = Some(Extra {
+        udp_port: Some(port),
+        ..Extra::default()
+    });
+    lease
+}
+
+#[test]
+fn udp_is_one_device_and_one_route_a_network_and_a_table_of_peers() {
+    let desired = plan(&inputs(UDP, vec![plain(2), listening(3, 8285)]));
+    let [device] = &desired.devices[..] else {
+        panic!("{:?}", desired.devices)
+    };
+    assert_eq!((device.name.as_str(), device.mtu), ("flannel0", 1472));
+    assert_eq!(device.addresses.len(), 2);
+    assert_eq!((desired.mtu, desired.routes.len()), (1472, 2));
+    assert!(desired.routes.iter().all(|route| route.by == By::Overlay));
+    assert_eq!(desired.firewall.guard, None);
+    let overlay = desired.overlay.expect("a packet path");
+    assert_eq!((overlay.port, overlay.locals.len()), (8285, 2));
+    let marks: Vec<bool> = overlay.peers.iter().map(|peer| peer.carries_ecn).collect();
+    assert_eq!(marks, [false, true]);
+    for peer in &overlay.peers {
+        assert!(peer.address.is_ipv4() && peer.subnets.len() == 2);
+        assert!(peer.also_from.iter().all(IpAddr::is_ipv6));
+    }
+}
+
+#[test]
+fn without_ipv4_on_the_ground_udp_goes_over_ipv6() {
+    let mut inputs = inputs(UDP, vec![plain(2)]);
+    inputs.ground.v4 = None;
+    let desired = plan(&inputs);
+    assert_eq!(desired.mtu, 1452);
+    let overlay = desired.overlay.expect("a packet path");
+    assert!(overlay.locals.iter().all(IpAddr::is_ipv6));
+    assert!(overlay.peers[0].address.is_ipv6());
+}
+
+#[test]
+fn peers_of_other_ports_and_backends_are_told_of() {
+    let why = |lease: Lease| {
+        let desired = plan(&inputs(UDP, vec![lease]));
+        assert!(
+            desired
+                .overlay
+                .is_some_and(|overlay| overlay.peers.is_empty())
+        );
+        assert_eq!(desired.skipped.len(), 2);
+        desired.skipped[0].why.clone()
+    };
+    let other_port = why(listening(9, 9999));
+    assert!(other_port.contains("UDP port 9999") && other_port.contains("8285"));
+    assert!(why(member(9, 9)).contains("its backend is vxlan"));
+    assert!(why(plain(1)).contains("our own address"));
+}
+
+#[test]
+fn an_underlay_too_narrow_for_ip_is_told_with_what_it_needs() {
+    let mut inputs = inputs(UDP, vec![]);
+    let check = |inputs: &Inputs| plan(inputs).check_mtu(&inputs.conf, &inputs.ground);
+    assert_eq!(check(&inputs), Ok(()));
+    inputs.ground.mtu = 1300;
+    let why = check(&inputs).expect_err("too narrow");
+    assert!(why.contains("1300") && why.contains("mtu 1308"), "{why}");
+}
+
 proptest! {
+    #[test]
+    fn every_udp_peer_is_in_the_table_or_told_of(
+        peers in prop::collection::vec((2..40u8, 0..4u8), 0..30)
+    ) {
+        let lease = |(n, kind): &(u8, u8)| match kind {
+            0 => plain(*n),
+            1 => listening(*n, 8285),
+            2 => listening(*n, 8286),
+            _ => member(*n, *n),
+        };
+        let leases: Vec<Lease> = peers.iter().map(lease).collect();
+        let desired = plan(&inputs(UDP, leases.clone()));
+        let overlay = desired.overlay.expect("a packet path");
+        for lease in &leases {
+            let subnet = lease.subnets.v4.map(IpNetwork::V4).expect("a subnet");
+            let has = |peer: &weft_dataplane::Peer| peer.subnets.contains(&subnet);
+            let told = desired.skipped.iter().any(|skipped| skipped.subnet == subnet);
+            prop_assert!(overlay.peers.iter().any(has) || told);
+        }
+        let mut subnets: Vec<_> = overlay.peers.iter().flat_map(|peer| &peer.subnets).collect();
+        let all = subnets.len();
+        subnets.sort();
+        subnets.dedup();
+        prop_assert_eq!(subnets.len(), all);
+    }
+
     #[test]
     fn every_peer_is_reached_or_told_of_and_no_key_is_wanted_twice(
         peers in prop::collection::vec((2..40u8, 1..6u8), 0..30)

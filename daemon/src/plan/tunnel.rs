@@ -6,15 +6,17 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use weft_net::Mac;
 
-use super::{By, Desired, Device, Family, Forward, Ground, Inputs, Neighbour, Route, Seen, Side};
-use crate::conf::Vxlan;
+use super::{
+    By, Desired, Device, Family, Forward, Ground, Inputs, Kind, Neighbour, Route, Seen, Side, Vxlan,
+};
+use crate::conf;
 use crate::lease::{Lease, Published, Vtep};
 
 /// Ethernet, UDP, VXLAN and the inner Ethernet header, with an IPv4 header around them.
 const OVERHEAD_V4: u32 = 50;
 const OVERHEAD_V6: u32 = 70;
 
-pub(super) fn plan(inputs: &Inputs, vxlan: &Vxlan) -> Desired {
+pub(super) fn plan(inputs: &Inputs, vxlan: &conf::Vxlan) -> Desired {
     let devices = devices(inputs, vxlan);
     let mut desired = Desired {
         mtu: devices
@@ -27,10 +29,7 @@ pub(super) fn plan(inputs: &Inputs, vxlan: &Vxlan) -> Desired {
     let mut ends = Ends {
         vni: vxlan.vni,
         direct: vxlan.direct_routing,
-        own: devices
-            .iter()
-            .map(|device| (device.family, device.mac, device.local))
-            .collect(),
+        own: devices.iter().filter_map(own_end).collect(),
         subnets: Seen::none(),
         macs: Seen::none(),
     };
@@ -59,23 +58,24 @@ pub fn device_name(family: Family, vni: u32) -> String {
     }
 }
 
-fn devices(inputs: &Inputs, vxlan: &Vxlan) -> Vec<Device> {
+fn devices(inputs: &Inputs, vxlan: &conf::Vxlan) -> Vec<Device> {
     let Ground { link, mtu, v4, v6 } = inputs.ground;
     let outer_mtu = vxlan.mtu.unwrap_or(mtu);
     let device = |family: Family, local: IpAddr, address: IpNetwork, overhead: u32| {
         Some(Device {
-            family,
             name: device_name(family, vxlan.vni),
-            vni: vxlan.vni,
-            local,
-            lower: link,
-            port: vxlan.port,
-            learning: vxlan.learning,
-            gbp: vxlan.gbp,
-            mac: own_mac(&inputs.own, family)?,
             mtu: outer_mtu.saturating_sub(overhead),
-            address,
-            checksums: inputs.wishes.tunnel_checksums,
+            addresses: vec![address],
+            kind: Kind::Vxlan(Vxlan {
+                vni: vxlan.vni,
+                local,
+                lower: link,
+                port: vxlan.port,
+                learning: vxlan.learning,
+                gbp: vxlan.gbp,
+                mac: own_mac(&inputs.own, family)?,
+                checksums: inputs.wishes.tunnel_checksums,
+            }),
         })
     };
     let first = inputs.conf.v4.and_then(|_| {
@@ -109,6 +109,13 @@ fn own_mac(own: &Lease, family: Family) -> Option<Mac> {
         Family::V6 => v6,
     };
     vtep.map(|vtep| vtep.mac)
+}
+
+fn own_end(device: &Device) -> Option<(Family, Mac, IpAddr)> {
+    match &device.kind {
+        Kind::Vxlan(vxlan) => Some((device.families().next()?, vxlan.mac, vxlan.local)),
+        Kind::Tun => None,
+    }
 }
 
 /// What is known of tunnel ends while peers are gone through.

@@ -13,7 +13,7 @@ use crate::device::{self, Step};
 use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
 use crate::kernel::{self, Marks};
-use crate::plan::{Desired, Device, Family};
+use crate::plan::{Desired, Device, Family, Kind};
 
 impl Reconciler {
     /// Whatever can be done is; the error is the first thing that could not, and keeps the node
@@ -27,11 +27,16 @@ impl Reconciler {
             self.dirty.tables = false;
             self.looked = Some(Instant::now());
             self.mend_devices(desired)?;
+            let moves = self.mend_path(desired);
             self.mend_tables(desired)?;
+            self.mend_ruleset(desired)?;
+            moves
         } else {
+            let moves = self.mend_path(desired);
             self.follow(desired)?;
+            self.mend_ruleset(desired)?;
+            moves
         }
-        self.mend_ruleset(desired)
     }
 
     fn mend_devices(&mut self, desired: &Desired) -> Result<(), String> {
@@ -40,15 +45,17 @@ impl Reconciler {
         let mut links = self.links;
         (links.v4, links.v6) = (None, None);
         for wanted in &desired.devices {
-            let index = self.mend_device(wanted).map_err(|e| {
+            let index = self.mend_device(wanted).map_err(|why| {
                 format!(
-                    "tunnel device {}: {e}; packets to other nodes wait for it",
+                    "tunnel device {}: {why}; packets to other nodes wait for it",
                     wanted.name
                 )
             })?;
-            match wanted.family {
-                Family::V4 => links.v4 = Some(index),
-                Family::V6 => links.v6 = Some(index),
+            for family in wanted.families() {
+                match family {
+                    Family::V4 => links.v4 = Some(index),
+                    Family::V6 => links.v6 = Some(index),
+                }
             }
         }
         self.links = links;
@@ -56,8 +63,22 @@ impl Reconciler {
         self.eyes.follow(links).map_err(|e| e.to_string())
     }
 
-    fn mend_device(&mut self, wanted: &Device) -> weft_net::Result<u32> {
-        let held = self.device(wanted)?;
+    /// Packets move before anything else is seen to. What stands in the way keeps the node from
+    /// being ready, and nothing else from being programmed.
+    fn mend_path(&mut self, desired: &Desired) -> Result<(), String> {
+        let device = desired.devices.first();
+        let links = [self.links.v4, self.links.v6];
+        let link = links.into_iter().flatten().next();
+        let (Some(overlay), Some(device), Some(link)) = (&desired.overlay, device, link) else {
+            self.path.rest();
+            return Ok(());
+        };
+        let addresses = device.addresses.iter().map(IpNetwork::ip).collect();
+        self.path.serve(overlay, addresses, link)
+    }
+
+    fn mend_device(&mut self, wanted: &Device) -> Result<u32, String> {
+        let held = self.device(wanted).map_err(|e| e.to_string())?;
         let step = device::step(wanted, held.as_ref());
         if let Step::MakeAnew { why } = &step {
             self.report.note(format!(
@@ -66,13 +87,49 @@ impl Reconciler {
                 wanted.name
             ));
         }
-        let was_ours = self.links.of(wanted.family).is_some();
-        if was_ours && step != Step::Keep {
-            self.hear_the_rest()?;
-            self.blame(&Object::Device(wanted.family));
+        let family = wanted.families().next();
+        let was_ours = family.is_some_and(|family| self.links.of(family).is_some());
+        if let Some(family) = family.filter(|_| was_ours && step != Step::Keep) {
+            self.hear_the_rest().map_err(|e| e.to_string())?;
+            self.blame(&Object::Device(family));
         }
-        device::carry_out(&mut self.rtnl, wanted, &step)?;
-        let link = match (held, &step) {
+        if wanted.kind == Kind::Tun {
+            self.hold_queues(wanted, held.as_ref(), &step)?;
+        }
+        self.set_device(wanted, held.as_ref(), &step, was_ours)
+            .map_err(|e| e.to_string())
+    }
+
+    /// Whoever holds its queues makes the device, and it is gone with the last of them unless
+    /// told otherwise.
+    fn hold_queues(
+        &mut self,
+        wanted: &Device,
+        held: Option<&Link>,
+        step: &Step,
+    ) -> Result<(), String> {
+        let mut link = held.map(|link| link.index);
+        if matches!(step, Step::MakeAnew { .. }) {
+            let removed = self.rtnl.one(|r| r.delete_link(wanted.name.as_str()));
+            removed.map_err(|e| e.to_string())?;
+            link = None;
+        }
+        self.path.attach(&wanted.name, link)?;
+        if link.is_none() {
+            self.set_sysctls(wanted);
+        }
+        Ok(())
+    }
+
+    fn set_device(
+        &mut self,
+        wanted: &Device,
+        held: Option<&Link>,
+        step: &Step,
+        was_ours: bool,
+    ) -> weft_net::Result<u32> {
+        device::carry_out(&mut self.rtnl, wanted, step)?;
+        let link = match (held, step) {
             (Some(link), Step::Keep | Step::Change(_)) => link.index,
             _ => self.rtnl.link(wanted.name.as_str())?.index,
         };
@@ -80,7 +137,7 @@ impl Reconciler {
             self.set_sysctls(wanted);
         }
         self.mend_checksums(wanted, link);
-        self.mend_addresses(wanted, link, was_ours && step == Step::Keep)?;
+        self.mend_addresses(wanted, link, was_ours && *step == Step::Keep)?;
         Ok(link)
     }
 
@@ -93,18 +150,27 @@ impl Reconciler {
     }
 
     fn set_sysctls(&mut self, wanted: &Device) {
-        // A router advertisement that comes through the tunnel is nobody's business.
-        let key = sysctl::Key::ipv6_conf(&wanted.name, "accept_ra");
-        if let Some(Err(error)) = key.map(|key| key.set("0")) {
-            self.report.note(error.to_string());
+        // A router advertisement that comes through the tunnel is nobody's business, and what
+        // the kernel says by itself on a link no peer of a TUN can hear.
+        let quiet = ("addr_gen_mode", "1");
+        let settings = match wanted.kind {
+            Kind::Vxlan(_) => &[("accept_ra", "0")][..],
+            Kind::Tun => &[("accept_ra", "0"), quiet],
+        };
+        for (name, value) in settings {
+            let key = sysctl::Key::ipv6_conf(&wanted.name, name);
+            if let Some(Err(error)) = key.map(|key| key.set(value)) {
+                self.report.note(error.to_string());
+            }
         }
     }
 
     /// The workaround of kernels that compute the outer checksum wrongly where a packet is also
     /// NATed: everything is summed up in software. On a living device it is the only one.
     fn mend_checksums(&mut self, wanted: &Device, link: u32) {
-        if wanted.checksums {
-            return;
+        match &wanted.kind {
+            Kind::Vxlan(vxlan) if !vxlan.checksums => {}
+            Kind::Vxlan(_) | Kind::Tun => return,
         }
         let switched =
             Ethtool::open().and_then(|mut ethtool| ethtool.set_feature(link, TX_CHECKSUM, false));
@@ -126,17 +192,19 @@ impl Reconciler {
         let held = self.rtnl.addresses_of(link)?;
         let mut requests = Requests::new();
         let mut tickets = Vec::new();
-        if !held.iter().any(|address| address.address == wanted.address) {
-            if was_there {
-                self.blame(&Object::Address(wanted.family));
+        for own in &wanted.addresses {
+            if !held.iter().any(|address| address.address == *own) {
+                if was_there {
+                    self.blame(&Object::Address(Family::of(own.ip())));
+                }
+                tickets.push(requests.add_address(&Address::new(link, *own).nodad()));
             }
-            let address = Address::new(link, wanted.address).nodad();
-            tickets.push(requests.add_address(&address));
         }
         let networks = self.networks();
         let stray = held.iter().filter(|address| {
             let ip = address.address.ip();
-            address.address != wanted.address && networks.iter().any(|(net, _)| net.contains(ip))
+            !wanted.addresses.contains(&address.address)
+                && networks.iter().any(|(net, _)| net.contains(ip))
         });
         for address in stray {
             tickets.push(requests.delete_address(address));
@@ -293,7 +361,8 @@ impl Reconciler {
         }
         self.report.hooks = done.hooks;
         self.report.guard = desired.firewall.guard.is_some();
-        if self.settings.wishes.guard && !self.report.guard && !desired.devices.is_empty() {
+        let in_the_kernel = desired.overlay.is_none() && !desired.devices.is_empty();
+        if self.settings.wishes.guard && !self.report.guard && in_the_kernel {
             self.report.note(
                 "the peer guard is off: a node publishes an address that its packets do not come \
                  from, so nobody can be told from a stranger; publish interfaces' own addresses \

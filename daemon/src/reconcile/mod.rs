@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
+use weft_dataplane::Fds;
 use weft_net::Rtnl;
 use weft_net::route::Requests;
 use weft_net::sys::{Turn, take_turns};
@@ -23,6 +24,7 @@ use crate::diff::Actual;
 use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
+use crate::overlay::Path;
 use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
 use crate::rfc3339::Utc;
 use crate::store::{Claim, Offer, Own, Peers, View};
@@ -80,7 +82,12 @@ pub struct Outbox {
     pub report: Box<dyn FnMut(&Report) + Send>,
     /// Told what pods' plugins need, once all that stands was programmed, and when it changes.
     pub serve: Serve,
+    /// Asked once, when there is something to program: whoever did it before steps aside then.
+    pub begin: Begin,
 }
+
+/// What the packet path goes on with, if it was handed over. The error says why we have to wait.
+pub type Begin = Box<dyn FnMut() -> Result<Option<Fds>, String> + Send>;
 
 pub type Serve = Box<dyn FnMut(&Serving) -> Result<(), String> + Send>;
 
@@ -101,6 +108,8 @@ pub struct Reconciler {
     inbox: Arc<Inbox>,
     rtnl: Rtnl,
     firewall: Firewall,
+    path: Path,
+    has_begun: bool,
     eyes: Eyes,
     view: View,
     /// What the node stands and claims by. It changes once at most: where an earlier run's is
@@ -137,6 +146,7 @@ impl Reconciler {
         settings: Settings,
         choose: Choose,
         outbox: Outbox,
+        path: Path,
     ) -> Result<(Self, Post), crate::firewall::Error> {
         let mut rtnl = Rtnl::open()?;
         let mut firewall = Firewall::open()?;
@@ -151,6 +161,8 @@ impl Reconciler {
             inbox,
             rtnl,
             firewall,
+            path,
+            has_begun: false,
             eyes,
             view: View::default(),
             conf: None,
@@ -205,9 +217,17 @@ impl Reconciler {
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
-            self.retry_at = self.rivalry.next(now);
+            let path = self.path.retry_at().filter(|at| *at > now);
+            let predecessor = (self.has_plan && !self.has_begun).then(|| now + LOOK_APART);
+            let waiting = [self.rivalry.next(now), path, predecessor];
+            self.retry_at = waiting.into_iter().flatten().min();
         }
         Ok(())
+    }
+
+    /// Once it has been told to stop: the packet path, which may be handed over.
+    pub fn into_path(self) -> Path {
+        self.path
     }
 
     /// Until the deadline, or until something happened; and hears what.
@@ -305,11 +325,10 @@ impl Reconciler {
         let Some(peers) = self.view.peers.clone() else {
             return Err(waiting("the other nodes' leases", &self.view));
         };
-        if matches!(conf.backend, Backend::Udp(_)) {
-            return Err(NO_UDP.into());
-        }
         let desired = self.plan(&conf, &own, &peers, &standing);
+        desired.check_mtu(&conf, &standing.ground)?;
         self.has_plan = true;
+        self.begin()?;
         self.program(&desired, may_look)?;
         self.serve(conf, &own, &desired)?;
         trouble.or_else(|| self.unanswered()).map_or(Ok(()), Err)
@@ -324,6 +343,16 @@ impl Reconciler {
             if why.is_some() { ": " } else { "" },
             why.unwrap_or_default()
         ))
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        if !self.has_begun {
+            if let Some(fds) = (self.outbox.begin)()? {
+                self.path.inherit(fds);
+            }
+            self.has_begun = true;
+        }
+        Ok(())
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
@@ -404,7 +433,8 @@ impl Reconciler {
 
     fn offer(&mut self, conf: &NetConf) -> Offer {
         match &conf.backend {
-            Backend::Udp(_) | Backend::Alloc => Offer::Nothing,
+            Backend::Alloc => Offer::Nothing,
+            Backend::Udp(udp) => Offer::Udp { port: udp.port },
             Backend::HostGw => Offer::HostGw,
             Backend::Vxlan(vxlan) => {
                 let mut mac = |family| {
@@ -511,9 +541,6 @@ fn waiting(for_what: &str, view: &View) -> String {
     }
 }
 
-const NO_UDP: &str = "the backend udp is not served by this version of weftd: write \
-    {\"Backend\": {\"Type\": \"vxlan\"}} into the configuration (a configuration without a \
-    backend means udp), or host-gw where all nodes are on one link";
 const BEFORE_OTHERS: Turn = Turn::Ordinary { nice: -15 };
 const SHARE_LEFT_TO_OTHERS: u32 = 4;
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);

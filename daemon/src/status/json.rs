@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Status;
+use super::{Status, path};
 use crate::conf::Backend;
 use crate::firewall::{ForwardHook, Passage};
 use crate::plan::Skipped;
@@ -62,6 +62,7 @@ impl Status {
             "last_repairs": report.last_repairs.iter().map(repaired).collect::<Vec<_>>(),
             "notes": report.notes,
             "forward_hooks": report.hooks.iter().map(hook).collect::<Vec<_>>(),
+            "packet_path": self.packet_path().as_ref().map(path::to_json),
             "guard": {"on": report.guard, "dropped_packets": report.guard_dropped},
         })
     }
@@ -178,6 +179,18 @@ mod tests {
         );
         assert_eq!(repair["after_seconds"], 0.004);
         assert_eq!(told["repairs"][0]["count"], 3);
+    }
+
+    #[test]
+    fn a_packet_path_is_told_in_numbers() {
+        let (status, now) = testing::forwarding();
+        let told = &status.to_json(now)["packet_path"];
+        assert_eq!(told["sent"]["packets"], 12);
+        assert_eq!(told["sent"]["calls_by_packets"]["2"], 6);
+        assert_eq!(told["received"]["dropped"]["foreign_source"], 0);
+        assert_eq!(told["peers"][0]["address"], "192.168.9.3");
+        assert_eq!(told["peers"].as_array().unwrap().len(), 1);
+        assert_eq!(told["missing"][0]["name"], "gso_refused");
     }
 
     #[test]

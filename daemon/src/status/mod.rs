@@ -1,6 +1,7 @@
 //! How the daemon stands: the one value that /status, /metrics, /readyz and `weft status` show.
 
 mod json;
+pub(crate) mod path;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -11,10 +12,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ipnetwork::IpNetwork;
 use tokio::sync::watch;
+use weft_dataplane::Stats;
 
 use crate::conf::{Backend, NetConf};
 use crate::firewall;
 use crate::lease::Lease;
+use crate::overlay::Window;
 use crate::reconcile::Report;
 use crate::store::{Own, View};
 
@@ -29,6 +32,7 @@ pub struct Status {
     pub report: Arc<Report>,
     /// When the view came: what it says of time counts from there.
     viewed: Instant,
+    window: Window,
 }
 
 /// What does not change while the daemon runs.
@@ -63,8 +67,12 @@ impl About {
 }
 
 impl Board {
-    pub fn new(about: About) -> Self {
-        let status = Status::of(View::default(), Report::default(), about);
+    /// What is seen through the window is shown as it is when somebody looks.
+    pub fn new(about: About, window: Window) -> Self {
+        let status = Status {
+            window,
+            ..Status::of(View::default(), Report::default(), about)
+        };
         let (newest, _) = watch::channel(Arc::new(status));
         Self { newest }
     }
@@ -101,7 +109,13 @@ impl Status {
             view,
             report: Arc::new(report),
             viewed: Instant::now(),
+            window: Window::default(),
         }
+    }
+
+    /// Of the udp backend, once it runs.
+    pub fn packet_path(&self) -> Option<Stats> {
+        self.window.look()
     }
 
     /// With what the kernel has counted up to this moment.

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use weft_dataplane::stats::PeerStats;
+use weft_dataplane::{Notice, Stats};
+
 use super::{About, Status};
 use crate::conf::{Checks, NetConf};
 use crate::drift::Culprit;
 use crate::firewall::{ForwardHook, Passage};
 use crate::lease::{Attrs, Lease, Published, Subnets};
+use crate::overlay::Window;
 use crate::plan::{Ground, Skipped};
 use crate::reconcile::{Repaired, Report, Standing};
 use crate::store::{Health, Own, Peers, Rubbish, View};
@@ -24,6 +28,32 @@ pub(crate) fn serving() -> (Status, Instant) {
     let status = Status::of(view(), report(), about);
     let now = status.viewed;
     (status, now)
+}
+
+/// The one that serves, with a packet path of its own.
+pub(crate) fn forwarding() -> (Status, Instant) {
+    let (mut status, now) = serving();
+    status.window = Window::new(|| Some(stats()));
+    (status, now)
+}
+
+fn stats() -> Stats {
+    let peer = |address: &str, packets| PeerStats {
+        address: address.parse().unwrap(),
+        sent_packets: packets,
+        sent_bytes: packets * 100,
+        received_packets: 0,
+        received_bytes: 0,
+    };
+    let mut stats = Stats {
+        unheard: 5,
+        peers: vec![peer("192.168.9.3", 12), peer("192.168.9.4", 0)],
+        notices: vec![Notice::DeviceGone, Notice::GsoRefused],
+        ..Stats::default()
+    };
+    (stats.sent.packets, stats.sent.bytes) = (12, 1200);
+    stats.sent.batches[1] = 6;
+    stats
 }
 
 pub(crate) fn lease(subnet: &str, address: &str) -> Arc<Lease> {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::{LeaseState, Status};
+use super::{LeaseState, Status, path};
 use crate::conf::Backend;
 use crate::reconcile::Repaired;
 use crate::rfc3339::Utc;
@@ -80,13 +80,18 @@ impl Status {
             ),
         );
         let dropped = Count(report.guard_dropped, "packet");
+        let stats = self.packet_path();
         page.fact(
             "guard",
-            match report.guard {
-                true => format!("on, {dropped} dropped"),
-                false => "off".to_owned(),
+            match (report.guard, &stats) {
+                (true, _) => format!("on, {dropped} dropped"),
+                (false, Some(_)) => "in the packet path".to_owned(),
+                (false, None) => "off".to_owned(),
             },
         );
+        if let Some(stats) = &stats {
+            page.fact("packets", path::to_line(stats));
+        }
     }
 
     fn network(&self) -> String {
@@ -179,6 +184,9 @@ impl Status {
             "Leases that cannot be read",
             rubbish.map(|rubbish| format!("{}: {}", rubbish.name, rubbish.why)),
         );
+        let stats = self.packet_path();
+        let missing = stats.iter().flat_map(path::missing);
+        page.list("What the packet path does without", missing);
         page.list("To know", report.notes.iter());
         page.list(
             "Put back, by who took it away",

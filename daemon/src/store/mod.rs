@@ -51,8 +51,11 @@ pub struct Claim {
 /// What the backend publishes, as far as it is known before the subnet is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Offer {
-    /// udp, alloc.
+    /// alloc.
     Nothing,
+    Udp {
+        port: u16,
+    },
     HostGw,
     /// The MAC addresses are those of devices that exist. What is published is, in this order:
     /// what the node's own lease says, the device's, one derived from subnet and VNI.

@@ -1,5 +1,6 @@
 //! weftd killed with -9: at random moments, and at its system calls one after another. Pods'
-//! traffic does not notice, and whoever starts next leaves nothing stale.
+//! traffic does not notice, unless it goes through the daemon itself, and then goes on with the
+//! next; and whoever starts next leaves nothing stale.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use weft_netns::{Outcome, in_world, kill_at_syscall};
 
-use crate::harness::{Cluster, HOST_GW, Node, Pod, VXLAN, vxlan_lease};
+use crate::harness::{Cluster, HOST_GW, Node, Pod, UDP, VXLAN, vxlan_lease};
 use crate::strip::Strip;
 
 /// A peer that is there for one start and gone for the next.
@@ -18,6 +19,8 @@ struct Scene<'w> {
     nodes: Vec<Node<'w>>,
     _pods: Vec<Pod>,
     strip: Strip,
+    /// Packets move while no daemon lives.
+    kernel_moves: bool,
     lease: String,
     /// What the first node's kernel holds without the fickle peer, and with it.
     states: [String; 2],
@@ -28,25 +31,30 @@ impl<'w> Scene<'w> {
     fn set(world: &'w weft_netns::World, conf: &str) -> Self {
         let cluster = Cluster::new(world, conf);
         let (nodes, pods) = cluster.of(2);
-        let lease = match conf == HOST_GW {
-            true => r#"{"PublicIP":"192.168.9.209","BackendType":"host-gw"}"#.to_owned(),
-            false => vxlan_lease(209),
+        let lease = match conf {
+            HOST_GW => r#"{"PublicIP":"192.168.9.209","BackendType":"host-gw"}"#.to_owned(),
+            UDP => r#"{"PublicIP":"192.168.9.209","PublicIPv6":null}"#.to_owned(),
+            _ => vxlan_lease(209),
         };
+        let kernel_moves = conf != UDP;
         let without = nodes[0].state();
         cluster.store.put(FICKLE, &lease);
-        nodes[0].until_says("ip route", "10.244.209.0/24", true);
+        if kernel_moves {
+            nodes[0].until_says("ip route", "10.244.209.0/24", true);
+        }
         nodes[0].until_says("nft list ruleset", "masquerade", true);
         nodes[0].restart();
         let with = nodes[0].state();
         cluster.store.delete(FICKLE);
         nodes[0].until_state(&without);
-        nodes[0].terminate();
         let strip = pods[0].strip_to(&pods[1]);
+        nodes[0].terminate();
         Self {
             cluster,
             nodes,
             _pods: pods,
             strip,
+            kernel_moves,
             lease,
             states: [without, with],
         }
@@ -67,7 +75,16 @@ impl<'w> Scene<'w> {
         self.nodes[0].start();
         self.nodes[0].until_ready();
         self.nodes[0].until_state(&self.states[usize::from(with)]);
+        if !self.kernel_moves {
+            self.strip.sees_more();
+        }
         self.nodes[0].kill9();
+    }
+
+    fn ends(self) {
+        if self.kernel_moves {
+            self.strip.ends_whole();
+        }
     }
 }
 
@@ -91,7 +108,7 @@ fn killed_at_random_moments(times: u32) {
             scene.fickle(with);
             scene.next_one_is_right(with);
         }
-        scene.strip.ends_whole();
+        scene.ends();
     });
 }
 
@@ -175,7 +192,7 @@ fn killed_at_system_calls(conf: &str, points: Option<u64>) {
         }
         println!("{all} system calls; killed at number and time {at:?}");
         assert!(at.len() > 10);
-        scene.strip.ends_whole();
+        scene.ends();
     });
 }
 
@@ -187,6 +204,17 @@ fn vxlan_killed_at_a_sample_of_its_system_calls() {
 #[test]
 fn host_gw_killed_at_a_sample_of_its_system_calls() {
     killed_at_system_calls(HOST_GW, Some(50));
+}
+
+#[test]
+fn udp_killed_at_a_sample_of_its_system_calls() {
+    killed_at_system_calls(UDP, Some(40));
+}
+
+#[test]
+#[ignore = "for make soak: many minutes"]
+fn soak_udp_killed_at_every_system_call() {
+    killed_at_system_calls(UDP, None);
 }
 
 #[test]

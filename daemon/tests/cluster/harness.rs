@@ -22,6 +22,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const UDP: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
+pub(crate) const DUAL_UDP: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"udp"}}"#;
 pub(crate) const DUAL_VXLAN: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const DUAL_HOST_GW: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"host-gw"}}"#;
 
@@ -213,7 +215,38 @@ impl Node<'_> {
     }
 
     pub(crate) fn start(&self) {
-        let before = self.running.replace(Some(self.command().spawn()));
+        self.run(&self.command());
+    }
+
+    pub(crate) fn start_with(&self, flags: &[&str]) {
+        self.run(&self.command().args(flags));
+    }
+
+    /// By a successor: the one that runs ends by itself, and well.
+    #[track_caller]
+    pub(crate) fn is_taken_over(&self) {
+        let before = self.running.take().expect("a daemon that runs");
+        self.start_with(&["--take-over"]);
+        assert!(before.ends_within(LIMIT), "{}", self.log());
+        let done = before.finish();
+        assert_eq!(done.code(), Some(0), "{}", done.stderr);
+        self.until_ready();
+    }
+
+    /// A daemon that was started otherwise, and is this node's by now.
+    pub(crate) fn is_now(&self, running: Running) {
+        let before = self.running.replace(Some(running));
+        assert!(before.is_none(), "{} runs already", self.name);
+    }
+
+    /// By another command than its own, which becomes the daemon.
+    pub(crate) fn start_as(&self, words: &[&str]) {
+        let command = Cmd::new(words[0]).args(&words[1..]);
+        self.run(&command.inside(&self.netns));
+    }
+
+    fn run(&self, command: &Cmd) {
+        let before = self.running.replace(Some(command.spawn()));
         assert!(before.is_none(), "{} runs already", self.name);
     }
 

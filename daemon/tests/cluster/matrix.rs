@@ -2,7 +2,7 @@
 
 use weft_netns::in_world;
 
-use crate::harness::{Cluster, DUAL_HOST_GW, DUAL_VXLAN, HOST_GW, Node, Pod, VXLAN};
+use crate::harness::{Cluster, DUAL_HOST_GW, DUAL_UDP, DUAL_VXLAN, HOST_GW, Node, Pod, UDP, VXLAN};
 
 fn everybody_reaches_everybody(pods: &[Pod]) {
     for one in pods {
@@ -30,6 +30,16 @@ fn vxlan() {
 #[test]
 fn host_gw() {
     three_nodes(HOST_GW, 1);
+}
+
+#[test]
+fn udp() {
+    three_nodes(UDP, 1);
+}
+
+#[test]
+fn dual_stack_udp() {
+    three_nodes(DUAL_UDP, 2);
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn open(target: IpAddr) -> Socket {
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(message: &[u8]) -> u16 {
+pub(crate) fn checksum(message: &[u8]) -> u16 {
     let words = message
         .chunks(2)
         .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from));

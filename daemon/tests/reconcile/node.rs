@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_daemon::conf::{Checks, NetConf};
 use weft_daemon::lease::{Attrs, Identity, Lease, Subnets};
+use weft_daemon::overlay::Path;
 use weft_daemon::plan::{Ground, Wishes};
 use weft_daemon::reconcile::{Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
 use weft_daemon::store::{Claim, Own, Peers, View};
@@ -107,6 +108,7 @@ impl<'w> Node<'w> {
                     Ok(())
                 })
             },
+            begin: Box::new(|| Ok(None)),
         };
         let choose = Box::new(|rtnl: &mut weft_net::Rtnl, _: &NetConf| {
             let link = rtnl.link("eth0").map_err(|e| e.to_string())?;
@@ -122,7 +124,8 @@ impl<'w> Node<'w> {
                 public_ipv6: Some("fd90::181".parse().unwrap()),
             })
         });
-        let (mut reconciler, post) = Reconciler::open(settings(), choose, outbox).unwrap();
+        let (mut reconciler, post) =
+            Reconciler::open(settings(), choose, outbox, Path::default()).unwrap();
         let looping = std::thread::spawn(move || reconciler.run().unwrap());
         let node = Self {
             world,

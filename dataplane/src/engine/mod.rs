@@ -70,7 +70,7 @@ pub struct Engine {
 
 /// The descriptors of an engine that has stopped, or that is to be followed by another. What
 /// arrives meanwhile waits in their queues.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fds {
     /// The TUN's queues.
     pub queues: Vec<OwnedFd>,

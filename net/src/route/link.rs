@@ -6,7 +6,7 @@ use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::{RTM_GETLINK, Reply, Requests, Rtnl, Ticket, Vxlan};
+use super::{RTM_GETLINK, Reply, Requests, Rtnl, Ticket, Tun, Vxlan};
 use crate::error::Result;
 use crate::mac::Mac;
 use crate::message::{Attribute, Attributes, u32_at};
@@ -23,7 +23,7 @@ pub enum LinkRef<'a> {
 pub struct Link {
     pub index: u32,
     pub name: String,
-    /// "veth", "bridge", "vxlan"; physical devices and the loopback have none.
+    /// "veth", "bridge", "vxlan", "tun"; physical devices and the loopback have none.
     pub kind: Option<String>,
     pub mac: Option<Mac>,
     pub mtu: u32,
@@ -49,6 +49,8 @@ pub struct Link {
     pub bridge: Option<Bridge>,
     /// What this link, a VXLAN device, is set to.
     pub vxlan: Option<Vxlan>,
+    /// What this link, a TUN or TAP device, is set to.
+    pub tun: Option<Tun>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +153,7 @@ impl Reply for Link {
             port: None,
             bridge: None,
             vxlan: None,
+            tun: None,
         };
         for attribute in Attributes::after(payload, LINK_HEADER) {
             link.take_up(attribute)?;
@@ -170,6 +173,10 @@ impl Link {
 
     pub fn is_vxlan(&self) -> bool {
         self.kind.as_deref() == Some("vxlan")
+    }
+
+    pub fn is_tun(&self) -> bool {
+        self.kind.as_deref() == Some("tun")
     }
 
     fn take_up(&mut self, attribute: Attribute<'_>) -> Option<()> {
@@ -197,6 +204,7 @@ impl Link {
                 IFLA_INFO_KIND => self.kind = Some(attribute.as_text().into_owned()),
                 IFLA_INFO_DATA if self.is_bridge() => self.bridge = Some(Bridge::read(attribute)),
                 IFLA_INFO_DATA if self.is_vxlan() => self.vxlan = Some(Vxlan::read(attribute)?),
+                IFLA_INFO_DATA if self.is_tun() => self.tun = Some(Tun::read(attribute)?),
                 IFLA_INFO_SLAVE_KIND => of_bridge = attribute.as_text() == "bridge",
                 IFLA_INFO_SLAVE_DATA if of_bridge => {
                     self.port = Some(BridgePort::read(attribute)?);

@@ -11,6 +11,7 @@ mod link_requests;
 mod lookup;
 mod neighbour;
 mod routes;
+mod tun;
 mod vxlan;
 mod wait;
 
@@ -28,6 +29,7 @@ pub use neighbour::{FdbEntry, Neighbour, NeighbourState};
 pub(crate) use neighbour::{read_fdb, read_neighbour};
 pub(crate) use routes::read as read_routes;
 pub use routes::{Route, RouteFilter, RouteKind, Scope};
+pub use tun::Tun;
 pub use vxlan::{NewVxlan, Vxlan, VxlanChange};
 
 use crate::batch::{Batch, Doing};

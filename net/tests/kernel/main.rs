@@ -14,6 +14,7 @@ mod lookups;
 mod namespaces;
 mod neighbours;
 mod routes;
+mod tun;
 mod vxlan;
 mod watch;
 mod witness;

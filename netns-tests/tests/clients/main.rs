@@ -10,4 +10,5 @@ mod protobuf;
 
 mod with_cri;
 mod with_ctr;
+mod with_our_image;
 mod with_podman;

@@ -75,6 +75,7 @@ fn link(index: u32, name: &str, mtu: u32) -> Link {
         port: None,
         bridge: None,
         vxlan: None,
+        tun: None,
     }
 }
 

@@ -24,15 +24,19 @@ pub(crate) const BEYOND: Ipv4Addr = Ipv4Addr::new(192, 168, 9, 1);
 pub(crate) enum Backend {
     Vxlan,
     HostGw,
+    Udp,
 }
 
 impl Backend {
+    pub(crate) const ALL: [Self; 3] = [Self::Vxlan, Self::HostGw, Self::Udp];
+
     pub(crate) fn named(name: &str) -> Result<Self, String> {
         match name {
             "" | "vxlan" => Ok(Self::Vxlan),
             "host-gw" => Ok(Self::HostGw),
+            "udp" => Ok(Self::Udp),
             other => Err(format!(
-                "BACKEND={other}: the demo knows vxlan (the default) and host-gw"
+                "BACKEND={other}: the demo knows vxlan (the default), host-gw and udp"
             )),
         }
     }
@@ -41,13 +45,16 @@ impl Backend {
         match self {
             Self::Vxlan => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Udp => "udp",
         }
     }
 
-    pub(crate) fn other(self) -> Self {
+    /// What packets to other nodes go into, if it is not the wire itself.
+    pub(crate) fn device(self) -> Option<&'static str> {
         match self {
-            Self::Vxlan => Self::HostGw,
-            Self::HostGw => Self::Vxlan,
+            Self::Vxlan => Some("flannel.1"),
+            Self::HostGw => None,
+            Self::Udp => Some("flannel0"),
         }
     }
 }

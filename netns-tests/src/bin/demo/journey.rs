@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_netns::Netns;
 
-use crate::cluster::{Backend, Cluster, Member};
+use crate::cluster::{Backend, Cluster, Member, NETWORK};
 use crate::counters::{self, Count, Way};
 use crate::echo::Echo;
 use crate::paint;
@@ -45,11 +45,18 @@ pub(crate) fn show(cluster: &Cluster, backend: Backend) {
             show_route(here, to.address());
         }
     }
-    if backend == Backend::Vxlan {
-        println!("\n    On the wire each packet is 50 bytes longer, hence FLANNEL_MTU=1450:");
-        println!("    Ethernet 14, IPv4 20, UDP 8, VXLAN 8.");
-    } else {
-        println!("\n    No packet is wrapped: the nodes are each other's routers.");
+    match backend {
+        Backend::Vxlan => {
+            println!("\n    On the wire each packet is 50 bytes longer, hence FLANNEL_MTU=1450:");
+            println!("    Ethernet 14, IPv4 20, UDP 8, VXLAN 8.");
+        }
+        Backend::HostGw => {
+            println!("\n    No packet is wrapped: the nodes are each other's routers.");
+        }
+        Backend::Udp => {
+            println!("\n    On the wire each packet is 28 bytes longer, hence FLANNEL_MTU=1472:");
+            println!("    IPv4 20, UDP 8. The device has none of Ethernet's 14: it is a TUN.");
+        }
     }
 }
 
@@ -73,15 +80,21 @@ fn hops<'a>(here: &'a Member, there: &'a Member, backend: Backend) -> Vec<Hop<'a
             "the node's bridge takes it to the routes",
         ),
     ];
-    let (wraps, unwraps) = ("wraps it: VXLAN 1, UDP 8472", "unwraps it");
-    if backend == Backend::Vxlan {
-        hops.push(hop(Place::Node(here), "flannel.1", Way::Out, wraps));
+    let (wraps, unwraps) = match backend {
+        Backend::Udp => (
+            "weftd takes it, and wraps it: UDP 8285",
+            "weftd has unwrapped it",
+        ),
+        _ => ("wraps it: VXLAN 1, UDP 8472", "unwraps it"),
+    };
+    if let Some(device) = backend.device() {
+        hops.push(hop(Place::Node(here), device, Way::Out, wraps));
     }
     let wire = format!("the wire: {} → {}", here.node.address, there.node.address);
     hops.push(hop(Place::Node(here), "eth0", Way::Out, &wire));
     hops.push(hop(Place::Node(there), "eth0", Way::In, "arrives"));
-    if backend == Backend::Vxlan {
-        hops.push(hop(Place::Node(there), "flannel.1", Way::In, unwraps));
+    if let Some(device) = backend.device() {
+        hops.push(hop(Place::Node(there), device, Way::In, unwraps));
     }
     hops.push(hop(
         Place::Node(there),
@@ -134,7 +147,8 @@ fn show_route(member: &Member, to: Ipv4Addr) {
     let routes = member.node.exec("ip -4 route show table main");
     let [a, b, c, _] = to.octets();
     let subnet = format!("{a}.{b}.{c}.0/24");
-    let route = routes.lines().find(|route| route.starts_with(&subnet));
+    let leads_there = |route: &&str| route.starts_with(&subnet) || route.starts_with(NETWORK);
+    let route = routes.lines().find(leads_there);
     let route = route.unwrap_or_else(|| panic!("{} has no route to {to}", member.node.name));
     println!(
         "    {:<8}{}",

@@ -111,10 +111,8 @@ fn draw(cluster: &Cluster, backend: Backend) {
     row("│", "│", &|m| {
         format!("cni0 {}", m.node.told("FLANNEL_SUBNET"))
     });
-    if backend == Backend::Vxlan {
-        row("│", "│", &|m| {
-            format!("flannel.1 {}", tunnel_address(m))
-        });
+    if let Some(device) = backend.device() {
+        row("│", "│", &|m| format!("{device} {}", tunnel_address(m)));
     }
     row("│", "│", &|m| format!("eth0 {}", m.node.address));
     row("└", "┘", &|_| {
@@ -156,14 +154,16 @@ fn show_beyond(cluster: &Cluster) {
     drop((server, among));
 }
 
-/// Both backends, and each beside what the nodes could do at best at that very time.
+/// All backends, and each beside what the nodes could do at best at that very time.
 fn measure(cluster: &mut Cluster, backend: Backend) -> Vec<Speed> {
     let mut nodes = Speed::new("node to node, no overlay");
-    let this = measure_beside(&mut nodes, cluster, backend);
-    let other = backend.other();
-    change_over(cluster, other);
-    let other = measure_beside(&mut nodes, cluster, other);
-    vec![nodes, this, other]
+    let mut speeds = vec![measure_beside(&mut nodes, cluster, backend)];
+    for other in Backend::ALL.into_iter().filter(|other| *other != backend) {
+        change_over(cluster, other);
+        speeds.push(measure_beside(&mut nodes, cluster, other));
+    }
+    speeds.insert(0, nodes);
+    speeds
 }
 
 /// The same leases, another configuration; the pods are made anew, with the MTU that fits it.

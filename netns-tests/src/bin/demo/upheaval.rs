@@ -1,7 +1,7 @@
 //! What is done to a cluster under traffic, and how it takes it.
 use std::ops::Range;
 
-use crate::cluster::{Backend, Cluster, Member};
+use crate::cluster::{Backend, Cluster, Member, NETWORK};
 use crate::operator::Operator;
 use crate::paint;
 use crate::strip::{EVERY, LIMIT, Strip};
@@ -39,12 +39,23 @@ pub(crate) fn show(cluster: &mut Cluster, backend: Backend) {
     let mut troubles = Vec::new();
     let answered = Strip::during(&pod.netns, to, |strip| {
         strip.let_pass(CALM / 2);
-        troubles.push(kill_both(strip, first, second));
-        troubles.push(delete(strip, first, &format!("route del {way}")));
+        // A packet path that is a daemon's own goes on with the next one.
         troubles.push(match backend {
-            Backend::Vxlan => delete(strip, first, "link del flannel.1"),
-            Backend::HostGw => delete(strip, second, &format!("route del {back}")),
+            Backend::Udp => succeed_both(strip, first, second),
+            Backend::Vxlan | Backend::HostGw => kill_both(strip, first, second),
         });
+        let way = match backend {
+            Backend::Udp => NETWORK,
+            Backend::Vxlan | Backend::HostGw => &way,
+        };
+        troubles.push(delete(strip, first, &format!("route del {way}")));
+        troubles.push(match backend.device() {
+            Some(device) => delete(strip, first, &format!("link del {device}")),
+            None => delete(strip, second, &format!("route del {back}")),
+        });
+        if backend == Backend::Udp {
+            troubles.push(kill_and_start(strip, first));
+        }
     });
     first.pods.insert(0, pod);
     println!();
@@ -54,9 +65,39 @@ pub(crate) fn show(cluster: &mut Cluster, backend: Backend) {
     let killed = lost(&answered, &troubles[0].pings);
     assert!(
         killed == 0,
-        "{killed} pings were lost although only daemons were killed"
+        "{killed} pings were lost although only daemons were replaced"
     );
     assert!(answered.last() == Some(&true), "{to} answers no more");
+}
+
+fn succeed_both(strip: &Strip, first: &mut Member, second: &mut Member) -> Trouble {
+    let from = strip.mark("weftd --take-over on node-1, and on node-2");
+    for member in [&mut *first, &mut *second] {
+        let weftd = member.weftd.take().expect("a daemon that was started");
+        member.weftd = Some(weftd.succeeded(&member.node));
+        member.weftd().await_ready(&member.node);
+    }
+    strip.let_pass(CALM);
+    Trouble {
+        what: "both daemons replaced".to_owned(),
+        pings: from..strip.sent(),
+        told: None,
+    }
+}
+
+fn kill_and_start(strip: &Strip, member: &mut Member) -> Trouble {
+    let from = strip.mark("kill -9: weftd on node-1, started again at once");
+    if let Some(weftd) = member.weftd.take() {
+        weftd.kill();
+    }
+    member.weftd = Some(Weftd::start(&member.node));
+    member.weftd().await_ready(&member.node);
+    strip.let_pass(CALM);
+    Trouble {
+        what: "kill -9, and a start".to_owned(),
+        pings: from..strip.sent(),
+        told: None,
+    }
 }
 
 fn kill_both(strip: &Strip, first: &mut Member, second: &mut Member) -> Trouble {

@@ -26,11 +26,23 @@ pub(crate) struct Weftd {
 
 impl Weftd {
     pub(crate) fn start(node: &Node) -> Self {
+        Self::start_with(node, &[])
+    }
+
+    /// Another in its place, which goes on with what it holds.
+    pub(crate) fn succeeded(self, node: &Node) -> Self {
+        let next = Self::start_with(node, &["--take-over"]);
+        let ended = self.running.ends_within(PATIENCE);
+        assert!(ended, "weftd on {} has not stepped aside", node.name);
+        next
+    }
+
+    fn start_with(node: &Node, more: &[&str]) -> Self {
         let program = program();
         let running = node.enter(|| {
             // What is blocked here would be blocked there.
             stop_signals().thread_unblock().expect("unblock signals");
-            Cmd::new(program).args(arguments(node)).spawn()
+            Cmd::new(program).args(arguments(node)).args(more).spawn()
         });
         Self { running }
     }
