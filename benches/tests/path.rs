@@ -110,16 +110,19 @@ fn files_arrive_while_an_engine_is_killed(world: &World, megabytes: u64) {
     let mut path = RoughPath::build(world, "killed", FAST, Family::V4);
     let mut kills = 0;
     let transfers = path.carry_files_while(megabytes << 20, |engines| {
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(UNDER_WAY);
         engines.restart(&[]);
         kills += 1;
+        std::thread::sleep(UNDISTURBED);
     });
     was_rough(&transfers);
-    assert!(kills >= 3, "{kills} kills, {transfers:?}");
+    assert!(kills > 0, "{transfers:?}");
 }
 
-/// Between what is done to an engine and the next.
-const PAUSE: Duration = Duration::from_millis(300);
+/// Until there is something to disturb.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+/// A TCP whose every retransmission meets a dead engine waits longer each time.
+const UNDISTURBED: Duration = Duration::from_millis(800);
 
 fn was_rough(transfers: &Transfers) {
     assert!(transfers.lost_packets > 0, "{transfers:?}");
