@@ -28,7 +28,7 @@ fn the_kernels_own_path_carries_files_whole_however_rough_it_is() {
 #[test]
 fn files_arrive_whole_over_a_path_that_loses_and_disorders_packets() {
     if skip_unless(&needs()) {
-        in_world(|world| files_arrive(world, FAST, Family::V4, 256));
+        in_world(|world| files_arrive(world, FAST, Family::V4, 64));
     }
 }
 
