@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::conf;
 use crate::place::{self, Place, Put};
-use watch::Watch;
+use watch::{Renewed, Watch};
 
 /// Flannel's own, so that it takes the place of flannel's configuration on a node of flannel's.
 pub const NAME: &str = "10-flannel.conflist";
@@ -78,9 +78,17 @@ impl Conflist {
             let mut pace = Pace::default();
             let mut told = String::new();
             loop {
-                // What came between the first publishing and the watch counts, too.
                 self.publish_again(&mut pace, &mut told);
-                if let Err(error) = watch.wait() {
+                let waited = match watch.renew() {
+                    Ok(Renewed::Same) => watch.wait(),
+                    Ok(Renewed::Other) => Ok(()),
+                    Ok(Renewed::Missing) => {
+                        thread::sleep(FIRST_PAUSE);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = waited {
                     tracing::warn!("{error}");
                     return;
                 }

@@ -6,6 +6,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -58,8 +60,13 @@ impl Place {
         if !handle.metadata().map_err(failed)?.is_dir() {
             return Err(failed(Errno::NOTDIR.into()));
         }
+        let patient_until = Instant::now() + PATIENCE;
         loop {
-            match flock(&handle, FlockOperation::LockExclusive) {
+            match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+                // Whoever never ends must not stop a daemon, and a lock's wait has no limit.
+                Err(Errno::WOULDBLOCK) if Instant::now() < patient_until => {
+                    thread::sleep(Duration::from_millis(5));
+                }
                 Err(Errno::INTR) => {}
                 // A file system without locks has no worse a directory for it.
                 Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => break,
@@ -190,6 +197,8 @@ fn is_without_links(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::PERM | Errno::NOTSUP | Errno::MLINK))
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn remedy(why: &io::Error) -> &'static str {
     match why.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -201,6 +210,9 @@ fn remedy(why: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => {
             "what was there before is as it was: run it as root (under SELinux, as spc_t)"
+        }
+        io::ErrorKind::WouldBlock => {
+            "another process has been at work there for long: end it (fuser names it)"
         }
         io::ErrorKind::NotFound => "make it, or name the one that is there",
         io::ErrorKind::NotADirectory => "a directory is wanted there",

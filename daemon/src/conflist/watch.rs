@@ -10,24 +10,47 @@ use rustix::io::Errno;
 
 use super::Error;
 
+/// What became of the directories since they were last looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewed {
+    Same,
+    /// One is another than before: what happened there until it was watched, nobody has seen.
+    Other,
+    /// One is not there, and cannot tell when it is.
+    Missing,
+}
+
 pub(super) struct Watch {
     events: OwnedFd,
-    path: PathBuf,
+    dirs: Vec<PathBuf>,
+    /// What each is watched as. Who is made anew is another than before.
+    watched: Vec<Option<i32>>,
 }
 
 impl Watch {
     pub(super) fn of(dirs: &[&Path]) -> Result<Self, Error> {
-        let failed = |path: &Path, errno: Errno| Error::Watch {
-            path: path.to_owned(),
-            why: errno.into(),
-        };
-        let path = dirs.first().copied().unwrap_or_else(|| Path::new("."));
-        let events = inotify::init(CreateFlags::CLOEXEC).map_err(|errno| failed(path, errno))?;
-        for dir in dirs {
-            inotify::add_watch(&events, *dir, CHANGES).map_err(|errno| failed(dir, errno))?;
+        let events = inotify::init(CreateFlags::CLOEXEC);
+        Ok(Self {
+            events: events.map_err(|errno| failed(dirs[0], errno))?,
+            dirs: dirs.iter().map(|dir| (*dir).to_owned()).collect(),
+            watched: vec![None; dirs.len()],
+        })
+    }
+
+    pub(super) fn renew(&mut self) -> Result<Renewed, Error> {
+        let before = self.watched.clone();
+        for (dir, watched) in self.dirs.iter().zip(&mut self.watched) {
+            *watched = match inotify::add_watch(&self.events, dir, CHANGES) {
+                Ok(watch) => Some(watch),
+                Err(Errno::NOENT) => None,
+                Err(errno) => return Err(failed(dir, errno)),
+            };
         }
-        let path = path.to_owned();
-        Ok(Self { events, path })
+        Ok(match self.watched.contains(&None) {
+            true => Renewed::Missing,
+            false if self.watched == before => Renewed::Same,
+            false => Renewed::Other,
+        })
     }
 
     pub(super) fn wait(&mut self) -> Result<(), Error> {
@@ -37,14 +60,16 @@ impl Watch {
             match reader.next() {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(errno) => {
-                    return Err(Error::Watch {
-                        path: self.path.clone(),
-                        why: io::Error::from(errno),
-                    });
-                }
+                Err(errno) => return Err(failed(&self.dirs[0], errno)),
             }
         }
+    }
+}
+
+fn failed(path: &Path, errno: Errno) -> Error {
+    Error::Watch {
+        path: path.to_owned(),
+        why: io::Error::from(errno),
     }
 }
 
@@ -52,4 +77,5 @@ impl Watch {
 const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::CREATE)
     .union(WatchFlags::MOVE)
-    .union(WatchFlags::DELETE);
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::DELETE_SELF);
