@@ -11,8 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Interval;
 use weft_dataplane::{Fds, handover};
+use weft_net::Rtnl;
 
-use crate::conf::Backend;
+use crate::conf::{Backend, NetConf};
 use crate::conflist::Conflist;
 use crate::handover::{Reception, SOCKET, Successor};
 use crate::http;
@@ -287,18 +288,22 @@ impl Stop {
     }
 }
 
+pub(crate) fn wishes(options: &Options) -> Wishes {
+    Wishes {
+        masquerade: options.masquerade.on,
+        random_fully: options.masquerade.random_fully,
+        forward: options.forward_rules,
+        guard: options.peer_guard,
+        spared: options.masquerade.exempt.clone(),
+        tunnel_checksums: preflight::tunnel_checksums(options.vxlan_checksum),
+        blackhole: options.blackhole_route,
+    }
+}
+
 fn settings(options: &Options, identity: Identity) -> Settings {
     Settings {
         identity,
-        wishes: Wishes {
-            masquerade: options.masquerade.on,
-            random_fully: options.masquerade.random_fully,
-            forward: options.forward_rules,
-            guard: options.peer_guard,
-            spared: options.masquerade.exempt.clone(),
-            tunnel_checksums: preflight::tunnel_checksums(options.vxlan_checksum),
-            blackhole: options.blackhole_route,
-        },
+        wishes: wishes(options),
         previous: previous(&options.subnet_file),
         resync: options.resync,
         memory: options.run_dir.join("devices"),
@@ -384,6 +389,20 @@ fn choose(options: &Options) -> Choose {
     })
 }
 
+/// Where this node would stand, with nothing prepared for it.
+pub(crate) fn look_for_standing(
+    options: &Options,
+    rtnl: &mut Rtnl,
+    conf: &NetConf,
+) -> Result<Standing, String> {
+    let families = Families {
+        v4: conf.v4.is_some(),
+        v6: conf.v6.is_some(),
+    };
+    let landscape = Landscape::look(rtnl, &options.interface).map_err(|e| e.to_string())?;
+    interface::choose(&options.interface, families, &landscape).map(standing)
+}
+
 fn standing(underlay: Underlay) -> Standing {
     Standing {
         name: underlay.name,
@@ -398,7 +417,7 @@ fn standing(underlay: Underlay) -> Standing {
     }
 }
 
-fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, String> {
+pub(crate) fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, String> {
     let (margin, seed) = (options.renew_margin, seed(identity));
     match &options.store {
         options::Store::Embedded(dir) => {

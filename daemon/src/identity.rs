@@ -27,6 +27,20 @@ pub fn identity(node: &Node, state_dir: &Path) -> Known {
     }
 }
 
+/// The same, and nothing made: a machine without an id is known by its name alone.
+pub fn known(node: &Node, state_dir: &Path) -> Identity {
+    let machine = match &node.machine_id {
+        MachineId::Is(id) => Some(id.clone()),
+        MachineId::File(file) => [file, &state_dir.join("machine-id")]
+            .into_iter()
+            .find_map(|file| read_id(file).ok()?),
+    };
+    Identity {
+        machine: machine.unwrap_or_default(),
+        node: node.name.clone().unwrap_or_else(host_name),
+    }
+}
+
 fn host_name() -> String {
     let uname = rustix::system::uname();
     uname.nodename().to_string_lossy().into_owned()

@@ -21,8 +21,8 @@ pub struct Marks {
     pub links: Links,
     /// The pod networks, each with the length of a node's subnet.
     pub networks: Vec<(IpNetwork, u8)>,
-    /// Nothing of weft's has run here before: routes of flanneld's host-gw, which only their
-    /// shape betrays, are its leftovers.
+    /// Since the machine is up flanneld has run here, which its subnet file says, and nothing of
+    /// weft's: routes of its host-gw, which only their shape betrays, are its leftovers.
     pub first_takeover: bool,
 }
 

@@ -19,6 +19,7 @@ pub mod lease;
 pub mod lock;
 pub mod logging;
 pub mod metrics;
+pub mod migrate;
 pub mod notify;
 pub mod options;
 pub mod overlay;

@@ -100,7 +100,9 @@ pub fn refuse_beside_flanneld() -> Result<(), Error> {
     }
 }
 
-fn living_flanneld() -> Option<u32> {
+/// As far as our /proc shows processes: from a container with process numbers of its own, one on
+/// the host is not seen.
+pub fn living_flanneld() -> Option<u32> {
     let ours = namespace("thread-self")?;
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

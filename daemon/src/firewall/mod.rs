@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use rustix::io::Errno;
-use weft_net::nft::{NftSocket, Table};
+use weft_net::nft::{NftSocket, Table, Transaction};
 
 pub use passage::Passage;
 pub use report::{ForwardHook, Repair, Report};
@@ -160,8 +160,12 @@ impl Firewall {
             let networks = wanted::of_family(&spec.networks, v6);
             report::legacy_hook(legacy::filter(v6)?, &networks, v6)
         }));
+        let mut repaired = plan.repairs();
+        if !self.has_taken_over {
+            repaired.extend(plan.leftovers());
+        }
         Ok(Report {
-            repaired: plan.repairs(),
+            repaired,
             hooks,
             notes: plan.notes(&spec, !self.has_taken_over),
             ..Report::default()
@@ -171,6 +175,20 @@ impl Firewall {
     /// Removes all that is ours, and nothing else.
     pub fn remove(&mut self) -> Result<Report> {
         self.run(&Spec::default(), Flannels::Leave)
+    }
+
+    /// Removes the guard alone, which knows no peer that comes when nobody keeps it; whether there
+    /// was one.
+    pub fn remove_guard(&mut self) -> Result<bool> {
+        let is_there = |table: &weft_net::nft::StoredTable| table.table() == wanted::GUARD;
+        if !self.nft.tables()?.iter().any(is_there) {
+            return Ok(false);
+        }
+        let mut transaction = Transaction::new();
+        transaction.delete_table(wanted::GUARD);
+        self.nft.commit(transaction)?;
+        self.settled = None;
+        Ok(true)
     }
 
     /// The port that our commits are made through: a watch told of it tells of others' only.

@@ -80,6 +80,14 @@ impl Plan {
         own.chain(others).collect()
     }
 
+    /// What is removed once ours stand.
+    pub(super) fn leftovers(&self) -> impl Iterator<Item = Repair> + '_ {
+        self.leftovers.iter().map(|chain| Repair {
+            table: "iptables-nft".into(),
+            what: format!("{chain}, which is flanneld's, removed once ours stand"),
+        })
+    }
+
     pub(super) fn has_leftovers(&self) -> bool {
         !self.leftovers.is_empty()
     }

@@ -8,7 +8,7 @@ use weft_net::ethtool::{Ethtool, TX_CHECKSUM};
 use weft_net::route::{Address, Link, Requests};
 use weft_net::sysctl;
 
-use super::Reconciler;
+use super::{Reconciler, networks};
 use crate::device::{self, Step};
 use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
@@ -220,7 +220,7 @@ impl Reconciler {
         let marks = Marks {
             links: self.links,
             networks: self.networks(),
-            first_takeover: self.memory.is_blank(),
+            first_takeover: self.memory.is_blank() && self.settings.previous.is_some(),
         };
         let actual = kernel::read(&mut self.rtnl, &marks, desired).map_err(|e| e.to_string())?;
         let drift = if self.knows {
@@ -380,18 +380,15 @@ impl Reconciler {
     }
 
     fn networks(&self) -> Vec<(IpNetwork, u8)> {
-        let Some((inputs, _)) = &self.planned else {
-            return Vec::new();
-        };
-        let v4 = inputs
-            .conf
-            .v4
-            .map(|pool| (IpNetwork::V4(pool.network), pool.subnet_len));
-        let v6 = inputs
-            .conf
-            .v6
-            .map(|pool| (IpNetwork::V6(pool.network), pool.subnet_len));
-        v4.into_iter().chain(v6).collect()
+        let planned = self.planned.as_ref();
+        planned.map_or_else(Vec::new, |(inputs, _)| networks(&inputs.conf))
+    }
+
+    /// Of whatever backend it had: routes into a device that nobody serves lead nowhere.
+    fn left_by_flanneld(&mut self) -> Vec<String> {
+        let links = self.rtnl.links().unwrap_or_default();
+        let left = links.into_iter().filter(device::is_flannels);
+        left.map(|link| link.name).collect()
     }
 
     /// Devices of an earlier configuration, once nothing leads into them.
@@ -400,7 +397,12 @@ impl Reconciler {
         if self.memory.devices() == Some(&names[..]) || self.view.remembered.is_some() {
             return;
         }
-        let known = self.memory.devices().unwrap_or_default().to_vec();
+        let known = match self.memory.devices() {
+            Some(devices) => devices.to_vec(),
+            // The backend alloc leaves ways to others.
+            None if desired.devices.is_empty() && desired.routes.is_empty() => Vec::new(),
+            None => self.left_by_flanneld(),
+        };
         for name in known.iter().filter(|name| !names.contains(name)) {
             match self.rtnl.one(|r| r.delete_link(name.as_str())) {
                 Ok(()) => tracing::info!("{name} is not wanted by the configuration and removed"),

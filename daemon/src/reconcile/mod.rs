@@ -2,6 +2,7 @@
 //! deleted by hand, a lost device, a flushed ruleset and a periodic check are all the same round.
 //! It has a thread of its own and is synchronous; nothing else programs the kernel.
 
+mod basis;
 mod inbox;
 mod memory;
 mod mend;
@@ -16,19 +17,19 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use weft_dataplane::Fds;
 use weft_net::Rtnl;
-use weft_net::route::Requests;
 use weft_net::sys::{Turn, take_turns};
 
-use crate::conf::{Backend, NetConf};
+use crate::conf::NetConf;
 use crate::diff::Actual;
 use crate::drift::{Links, Rivalry, Suspects};
 use crate::firewall::Firewall;
 use crate::lease::{Identity, Lease, Subnets};
 use crate::overlay::Path;
-use crate::plan::{self, Desired, Device, Family, Ground, Inputs, Ways, Wishes};
+use crate::plan::{self, Desired, Device, Ground, Inputs, Wishes};
 use crate::rfc3339::Utc;
-use crate::store::{Claim, Offer, Own, Peers, View};
+use crate::store::{Claim, Own, Peers, View};
 
+pub use basis::{claim, networks, offer, ways};
 pub use inbox::{Inbox, Post};
 pub use report::{Repaired, Report};
 
@@ -407,47 +408,18 @@ impl Reconciler {
     }
 
     fn claim(&mut self, conf: &NetConf, standing: &Standing) {
-        let addresses = [
-            standing.ground.v4.map(IpAddr::V4),
-            standing.ground.v6.map(IpAddr::V6),
-        ];
         let offer = match &self.claimed {
             // The devices' addresses count only at the start: then they are the lease's.
             Some(claimed) => claimed.offer.clone(),
-            None => self.offer(conf),
+            None => offer(&mut self.rtnl, conf),
         };
-        let claim = Claim {
-            identity: self.settings.identity.clone(),
-            public_ip: standing.public_ip.filter(|_| conf.v4.is_some()),
-            public_ipv6: standing.public_ipv6.filter(|_| conf.v6.is_some()),
-            sources: addresses.into_iter().flatten().collect(),
-            overwritten: standing.overwritten(),
-            previous: self.settings.previous,
-            offer,
-        };
+        let Settings {
+            identity, previous, ..
+        } = &self.settings;
+        let claim = claim(identity, conf, standing, *previous, offer);
         if self.claimed.as_ref() != Some(&claim) {
             (self.outbox.claim)(claim.clone());
             self.claimed = Some(claim);
-        }
-    }
-
-    fn offer(&mut self, conf: &NetConf) -> Offer {
-        match &conf.backend {
-            Backend::Alloc => Offer::Nothing,
-            Backend::Udp(udp) => Offer::Udp { port: udp.port },
-            Backend::HostGw => Offer::HostGw,
-            Backend::Vxlan(vxlan) => {
-                let mut mac = |family| {
-                    let name = plan::device_name(family, vxlan.vni);
-                    let link = self.rtnl.link(name.as_str()).ok()?;
-                    link.is_vxlan().then_some(link.mac)?
-                };
-                Offer::Vxlan {
-                    vni: vxlan.vni,
-                    v4: mac(Family::V4),
-                    v6: mac(Family::V6),
-                }
-            }
         }
     }
 
@@ -464,7 +436,7 @@ impl Reconciler {
             peers: Arc::clone(peers),
             ground: standing.ground.clone(),
             wishes: self.settings.wishes.clone(),
-            ways: self.ways(conf, peers),
+            ways: ways(&mut self.rtnl, conf, peers),
             remembered: self.view.remembered.is_some(),
         };
         if let Some((known, desired)) = &self.planned
@@ -475,37 +447,6 @@ impl Reconciler {
         let desired = Arc::new(plan::plan(&inputs));
         self.planned = Some((inputs, Arc::clone(&desired)));
         desired
-    }
-
-    /// Asked of the kernel, which knows routing policies better than any table of ours.
-    fn ways(&mut self, conf: &NetConf, peers: &Peers) -> Ways {
-        let direct = matches!(&conf.backend, Backend::Vxlan(vxlan) if vxlan.direct_routing);
-        if !direct {
-            return Ways::new();
-        }
-        let mut requests = Requests::new();
-        let mut tickets = Vec::new();
-        for lease in &peers.leases {
-            let attrs = &lease.attrs;
-            let v4 = attrs.public_ip.map(IpAddr::V4);
-            let v6 = attrs.public_ipv6.map(IpAddr::V6);
-            for address in v4.into_iter().chain(v6) {
-                tickets.push((address, requests.way_to(address)));
-            }
-        }
-        let Ok(mut answers) = self.rtnl.run(requests) else {
-            return Ways::new();
-        };
-        let mut ways = Ways::new();
-        for (address, ticket) in tickets {
-            if let Ok(way) = answers.take(ticket)
-                && way.gateway.is_none()
-                && !way.is_local
-            {
-                ways.insert(address, way.link);
-            }
-        }
-        ways
     }
 
     fn serve(&mut self, conf: Arc<NetConf>, own: &Lease, desired: &Desired) -> Result<(), String> {

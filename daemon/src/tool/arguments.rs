@@ -14,6 +14,8 @@ pub(super) enum Command {
     Uninstall(Options),
     /// In words of their own.
     DockerOpts(Vec<String>),
+    /// In weftd's words.
+    Migrate(Vec<String>),
     Version,
     Help(&'static str),
 }
@@ -44,6 +46,7 @@ pub(super) fn parse(
         "cleanup" => options(args, env, CLEANUP_TAKES, Command::Cleanup),
         "install" => options(args, env, INSTALL_TAKES, Command::Install),
         "uninstall" => options(args, env, UNINSTALL_TAKES, Command::Uninstall),
+        "migrate" => Ok(Command::Migrate(args.collect())),
         "docker-opts" => Ok(Command::DockerOpts(args.collect())),
         "help" | "-h" | "-help" | "--help" => Ok(Command::Help(HELP)),
         "version" | "-version" | "--version" => Ok(Command::Version),
@@ -138,13 +141,14 @@ fn unknown_word(kind: &str, word: &str, known: &[&str]) -> String {
     }
 }
 
-const SUBCOMMANDS: [&str; 8] = [
+const SUBCOMMANDS: [&str; 9] = [
     "status",
     "doctor",
     "cleanup",
     "install",
     "uninstall",
     "docker-opts",
+    "migrate",
     "version",
     "help",
 ];
@@ -163,6 +167,11 @@ weft tells how this node's overlay network stands.
   weft install      puts the CNI plugins in place, those of others aside
   weft uninstall    brings back what was put aside, plugins and the runtime's configuration, and
                     removes from nftables what no living pod needs: stop weftd first
+  weft migrate --plan [weftd's command line]
+                    what weftd would change on this node, told before it is started in flanneld's
+                    place; nothing is changed
+  weft migrate --back
+                    makes a node ready for flanneld again, once weftd is stopped
   weft docker-opts  writes docker's options for this node's subnet, as mk-docker-opts.sh does
   weft version
   weft help

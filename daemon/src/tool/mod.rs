@@ -6,6 +6,7 @@ mod ask;
 mod docker_opts;
 mod doctor;
 mod install;
+mod migrate;
 mod stand_ins;
 mod suite;
 
@@ -61,6 +62,7 @@ fn command(
         Ok(Command::Cleanup(options)) => clean_up(&options, terminal),
         Ok(Command::Install(options)) => install::install(&options, terminal),
         Ok(Command::Uninstall(options)) => install::uninstall(&options, terminal),
+        Ok(Command::Migrate(args)) => migrate::run(args, env, terminal),
         Ok(Command::DockerOpts(args)) => docker_opts::run(args, env, terminal),
         Err(mistake) => writeln!(terminal.err, "weft: {mistake}").map(|()| MISTAKEN),
     }

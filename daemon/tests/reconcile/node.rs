@@ -83,6 +83,18 @@ impl<'w> Node<'w> {
         own: Arc<Lease>,
         peers: &[Arc<Lease>],
     ) -> Self {
+        let previous = Some(own.subnets);
+        Self::start_after(world, previous, conf, own, peers)
+    }
+
+    /// On a node whose subnet file names what an earlier run held, or that has none.
+    pub(crate) fn start_after(
+        world: &'w World,
+        previous: Option<Subnets>,
+        conf: Arc<NetConf>,
+        own: Arc<Lease>,
+        peers: &[Arc<Lease>],
+    ) -> Self {
         let view = View {
             conf: Some(Ok(conf)),
             own: Own::Held(own),
@@ -110,22 +122,22 @@ impl<'w> Node<'w> {
             },
             begin: Box::new(|| Ok(None)),
         };
-        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, _: &NetConf| {
+        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, conf: &NetConf| {
             let link = rtnl.link("eth0").map_err(|e| e.to_string())?;
             Ok(Standing {
                 name: link.name,
                 ground: Ground {
                     link: link.index,
                     mtu: link.mtu,
-                    v4: Some("192.168.9.181".parse().unwrap()),
+                    v4: conf.v4.map(|_| "192.168.9.181".parse().unwrap()),
                     v6: Some("fd90::181".parse().unwrap()),
                 },
-                public_ip: Some("192.168.9.181".parse().unwrap()),
+                public_ip: conf.v4.map(|_| "192.168.9.181".parse().unwrap()),
                 public_ipv6: Some("fd90::181".parse().unwrap()),
             })
         });
         let (mut reconciler, post) =
-            Reconciler::open(settings(), choose, outbox, Path::default()).unwrap();
+            Reconciler::open(settings(previous), choose, outbox, Path::default()).unwrap();
         let looping = std::thread::spawn(move || reconciler.run().unwrap());
         let node = Self {
             world,
@@ -207,7 +219,7 @@ fn keeper(place: &Arc<Mutex<Option<Claim>>>) -> Box<dyn FnMut(Claim) + Send> {
     Box::new(move |claim| *place.lock().unwrap() = Some(claim))
 }
 
-fn settings() -> Settings {
+fn settings(previous: Option<Subnets>) -> Settings {
     // Of the world, so that two loops one after the other share it.
     let memory = PathBuf::from("/run/weft-test/memory/devices");
     Settings {
@@ -224,7 +236,7 @@ fn settings() -> Settings {
             tunnel_checksums: true,
             blackhole: false,
         },
-        previous: None,
+        previous,
         resync: Duration::from_secs(3600),
         memory,
     }

@@ -89,6 +89,22 @@ fn host_gw_leftovers_go_at_the_first_takeover_and_what_looks_like_them_stays_aft
     });
 }
 
+/// A route of the operator's own may look like one of host-gw's.
+#[test]
+fn where_no_flanneld_ran_what_looks_like_its_host_gw_s_routes_stays() {
+    in_world(|world| {
+        underlay(world);
+        world.exec("ip route add 172.20.9.0/24 via 192.168.9.9 dev eth0");
+        let own = gateway(1);
+        let node = Node::start_after(world, None, conf(HOST_GW), own, &[gateway(2)]);
+        node.wait_for(
+            "ip -o route show | grep -v kernel | sed 's/ proto [0-9]*//'",
+            "172.20.2.0/24 via 192.168.9.2 dev eth0
+             172.20.9.0/24 via 192.168.9.9 dev eth0",
+        );
+    });
+}
+
 #[test]
 fn a_route_of_another_program_is_left_alone_and_told() {
     in_world(|world| {

@@ -26,7 +26,15 @@ pub enum Ours {
 }
 
 pub fn ours(claim: &Claim, row: &Row) -> Option<Ours> {
-    let lease = row.lease.as_ref().ok()?;
+    judged(claim, row.lease.as_ref().ok()?, row.lasts)
+}
+
+/// The same of a lease of which no more is known, such as whether it lasts.
+pub fn ours_of(claim: &Claim, lease: &Lease) -> Option<Ours> {
+    judged(claim, lease, false)
+}
+
+fn judged(claim: &Claim, lease: &Lease, lasts: bool) -> Option<Ours> {
     let same_address = same_address(claim, &lease.attrs);
     let published = lease
         .attrs
@@ -40,10 +48,10 @@ pub fn ours(claim: &Claim, row: &Row) -> Option<Ours> {
         return Some(Ours::ByIdentity);
     }
     // An operator who reserves a subnet by name need not know the machine.
-    if identity.machine.is_empty() && row.lasts && identity.node == claim.identity.node {
+    if identity.machine.is_empty() && lasts && identity.node == claim.identity.node {
         return Some(Ours::ByIdentity);
     }
-    let by_circumstance = same_address && speaks_for(claim, identity, &lease.subnets, row.lasts);
+    let by_circumstance = same_address && speaks_for(claim, identity, &lease.subnets, lasts);
     by_circumstance.then_some(Ours::ByCircumstance)
 }
 

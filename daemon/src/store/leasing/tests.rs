@@ -348,6 +348,33 @@ fn it_is_renewed_a_margin_before_its_end_and_compared() {
     assert_eq!((expected, expires), (Expected::Version(1), Some(DAY)));
 }
 
+/// As after a machine was asleep: its clock goes on where it stood, or is far ahead at once.
+#[test]
+fn a_clock_that_jumps_ahead_past_the_lease_s_end_renews_it_and_keeps_the_subnet() {
+    for ahead in [DAY - HOUR, DAY, 30 * DAY] {
+        let mut bench = holder_of_seven();
+        bench.now += ahead;
+        let (key, expected, _, term) = bench.written();
+        assert_eq!((&*key, term), ("10.5.7.0-24", Some(DAY)), "{ahead:?} ahead");
+        assert!(matches!(expected, Expected::Version(_)), "{expected:?}");
+        bench.succeed();
+        assert_eq!(bench.held(), "10.5.7.0/24");
+        assert!(matches!(bench.next(), Step::Wait(Some(_))));
+    }
+}
+
+/// What is passed in is monotonic; even if it were not, nothing is given up or written twice.
+#[test]
+fn a_clock_that_jumps_back_loses_nothing() {
+    let mut bench = holder_of_seven();
+    bench.now += HOUR;
+    assert!(matches!(bench.next(), Step::Wait(Some(_))));
+    bench.now = Duration::ZERO;
+    assert!(matches!(bench.next(), Step::Wait(Some(_))));
+    assert_eq!(bench.held(), "10.5.7.0/24");
+    assert!(bench.leasing.expires_in(bench.now) >= Some(DAY));
+}
+
 #[test]
 fn a_renewal_that_fails_is_tried_again_within_seconds_and_nothing_is_given_up() {
     let mut bench = holder_of_seven();

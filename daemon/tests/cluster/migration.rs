@@ -1,0 +1,288 @@
+//! A node that ran flanneld runs weftd, and back again, in a cluster where others run either.
+//!
+//! ```text
+//!  pod ── node-1: there and back ──┐
+//!  pod ── node-2: there and back ──┼── wire-0, etcd
+//!  pod ── node-3: flanneld        ─┘
+//! ```
+
+use std::time::Duration;
+
+use weft_netns::{Cmd, Need, in_world, skip_unless};
+
+use crate::etcd::etcd_is_here;
+use crate::flanneld::Flanneld;
+use crate::flood::Flood;
+use crate::harness::{Cluster, HOST_GW, Node, Pod, VXLAN};
+
+#[track_caller]
+fn can_be_shown() -> bool {
+    let tools = ["iptables-nft", "iptables-nft-restore", "nft", "bridge"];
+    skip_unless(&tools.map(Need::Tool)) && etcd_is_here()
+}
+
+/// Nodes that forward, which flanneld leaves to others to see to.
+fn nodes<'w>(cluster: &Cluster<'w>) -> [Node<'w>; 3] {
+    [1, 2, 3].map(|number| {
+        let node = cluster.node(number);
+        node.netns.exec("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        node
+    })
+}
+
+/// What a node must not lose on its way: its device (none with host-gw), its subnet, and what its
+/// peers know of it.
+fn belongings(cluster: &Cluster<'_>, node: &Node<'_>) -> [String; 3] {
+    let lease = cluster.store.get(&cluster.key_of(node)).unwrap();
+    let fields = lease.split(",\"Weft\"").next().unwrap();
+    [
+        node.netns.exec(
+            "ip -o link show flannel.1 2>/dev/null | grep -o -e '^[0-9]*' -e 'ether [0-9a-f:]*' \
+             || true",
+        ),
+        cluster.key_of(node),
+        fields.trim_end_matches('}').to_owned(),
+    ]
+}
+
+/// The node holds nothing of flanneld's that is not weftd's by then.
+fn is_weftds(node: &Node<'_>) {
+    node.until_ready();
+    node.until_says("iptables-nft-save", "FLANNEL", false);
+    node.until_says("nft list ruleset", "masquerade", true);
+    let boot = node.netns.exec("ip route show proto boot");
+    let peers: Vec<_> = boot.lines().filter(|l| l.contains("10.244.")).collect();
+    assert!(peers.is_empty(), "routes without an owner: {peers:?}");
+}
+
+fn there_and_back(conf: &str, times: u32) {
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, conf, 1);
+        let nodes = nodes(&cluster);
+        let flanneld = |node: &Node<'_>| Flanneld::start(world, node, &cluster.store, conf);
+        let mut running = nodes.each_ref().map(|node| Some(flanneld(node)));
+        let pods = nodes.each_ref().map(Node::pod);
+        for one in &pods {
+            pods.iter().for_each(|other| one.until_reaches(other));
+        }
+        let before = nodes.each_ref().map(|node| belongings(&cluster, node));
+        let floods =
+            [(0, 1), (2, 0)].map(|(a, b): (usize, usize)| Flood::start(&pods[a], &pods[b]));
+        let strip = pods[1].strip_to(&pods[2]);
+        for round in 0..times {
+            // One moves, or the other, or both: the cluster is mixed in every way.
+            let moving: &[usize] = match round % 3 {
+                0 => &[0],
+                1 => &[1],
+                _ => &[0, 1],
+            };
+            for &n in moving {
+                running[n].take().unwrap().stop();
+                nodes[n].start();
+                is_weftds(&nodes[n]);
+                assert_eq!(belongings(&cluster, &nodes[n]), before[n]);
+            }
+            floods.iter().for_each(Flood::flows_on);
+            for &n in moving {
+                goes_back(&nodes[n]);
+                running[n] = Some(flanneld(&nodes[n]));
+                assert_eq!(belongings(&cluster, &nodes[n]), before[n]);
+            }
+            floods.iter().for_each(Flood::flows_on);
+        }
+        floods.into_iter().for_each(Flood::ends_whole);
+        strip.ends_whole();
+    });
+}
+
+#[test]
+fn a_vxlan_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
+    if can_be_shown() {
+        there_and_back(VXLAN, 3);
+    }
+}
+
+#[test]
+fn a_host_gw_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
+    if can_be_shown() {
+        there_and_back(HOST_GW, 3);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_vxlan_node_goes_there_and_back_a_hundred_times() {
+    if can_be_shown() {
+        there_and_back(VXLAN, 100);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_host_gw_node_goes_there_and_back_a_hundred_times() {
+    if can_be_shown() {
+        there_and_back(HOST_GW, 100);
+    }
+}
+
+/// A guard that nobody keeps knows no node that comes later.
+fn goes_back(node: &Node<'_>) {
+    let back = || {
+        Cmd::new(env!("CARGO_BIN_EXE_weft"))
+            .args(["migrate", "--back"])
+            .args(&node.flags)
+            .inside(&node.netns)
+            .run()
+    };
+    let refused = back();
+    assert_eq!(
+        refused.code(),
+        Some(1),
+        "beside a weftd: {}",
+        refused.stdout
+    );
+    node.terminate();
+    assert!(back().success());
+    node.until_says("nft list tables", "weft_guard", false);
+}
+
+/// Everything on a node and in the store that a daemon could change.
+fn everything(cluster: &Cluster<'_>, node: &Node<'_>) -> [String; 6] {
+    let lease = cluster.store.get(&cluster.key_of(node));
+    [
+        node.state(),
+        node.netns.exec(
+            "iptables-nft-save | grep -v '^#' | sed 's/ .[0-9]*:[0-9]*.$//'; nft list tables",
+        ),
+        node.netns
+            .exec("ip route; ip -d link; sysctl -a -r 'net.ipv[46].(conf|ip_forward)'"),
+        format!("{:?}", node.subnet_env()),
+        format!("{lease:?} {:?}", cluster.store.leases()),
+        node.netns.exec(&format!("find {}", node.dir.display())),
+    ]
+}
+
+#[track_caller]
+fn nothing_differs(cluster: &Cluster<'_>, node: &Node<'_>, before: &[String; 6]) {
+    for (now, before) in everything(cluster, node).iter().zip(before) {
+        assert_eq!(now, before);
+    }
+}
+
+fn told(node: &Node<'_>) -> String {
+    let done = Cmd::new(env!("CARGO_BIN_EXE_weft"))
+        .args(["migrate", "--plan"])
+        .args(&node.flags)
+        .inside(&node.netns)
+        .run();
+    assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
+    done.stdout
+}
+
+#[test]
+fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, VXLAN, 1);
+        let nodes = nodes(&cluster);
+        let running = nodes
+            .each_ref()
+            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
+        for (node, flanneld) in nodes.iter().zip(&running) {
+            flanneld.until_it_serves(node, &cluster.store);
+        }
+        // A peer that left while flanneld was down, and a device that differs.
+        nodes[0].netns.exec(
+            "ip neigh add 10.244.99.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent; \
+             bridge fdb append 02:00:00:00:00:99 dev flannel.1 dst 192.168.9.99 self permanent; \
+             ip route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink; \
+             ip link set flannel.1 mtu 1400",
+        );
+        let before = everything(&cluster, &nodes[0]);
+        let plan = told(&nodes[0]);
+        println!("{plan}");
+        nothing_differs(&cluster, &nodes[0], &before);
+        for part in [
+            "runs here (process ",
+            "10.244.11.0/24 is this node's by its address",
+            "flannel.1 is kept, and changed in place: MTU 1450",
+            "2 taken over in place, 0 made, 0 changed",
+            "10.244.99.0/24 is removed",
+            "0 set, 1 removed of 3 that stand",
+            "chain FLANNEL-POSTRTG of table ip nat, which is flanneld's, removed once ours stand",
+            "says the same, and is not written",
+            "CNI configuration and plugins stay as they are",
+        ] {
+            assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
+        }
+        // What was told is what comes.
+        let [first, ..] = running;
+        first.stop();
+        nodes[0].start();
+        is_weftds(&nodes[0]);
+        nodes[0].until_says("ip route; bridge fdb", "99", false);
+        nodes[0].until_says("ip link show flannel.1", "mtu 1450", true);
+        let plan = told(&nodes[0]);
+        for part in [
+            "is this node's by its identity",
+            "flannel.1 is kept as it is",
+            "0 taken over in place, 0 made, 0 changed, 2 as they should be",
+            "is as it should be",
+        ] {
+            assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
+        }
+    });
+}
+
+/// The second refuses, says how to take over, and touches nothing.
+#[test]
+fn beside_a_flanneld_weftd_refuses_and_changes_nothing() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, VXLAN, 1);
+        let nodes = [1, 2].map(|number| cluster.node(number));
+        let running = nodes
+            .each_ref()
+            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
+        for (node, flanneld) in nodes.iter().zip(&running) {
+            flanneld.until_it_serves(node, &cluster.store);
+        }
+        let before = everything(&cluster, &nodes[0]);
+        let done = nodes[0].command().time_limit(Duration::from_secs(10)).run();
+        assert_eq!(done.code(), Some(1), "{}", done.stderr);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        for part in [
+            "flanneld runs on this node (process ",
+            "systemctl disable --now flanneld",
+        ] {
+            assert!(said.contains(part), "{part:?} is not said:\n{said}");
+        }
+        nothing_differs(&cluster, &nodes[0], &before);
+    });
+}
+
+/// Its pods come and go meanwhile, and so do peers.
+#[test]
+fn a_peer_that_comes_while_nodes_run_either_is_reached_by_all() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, VXLAN, 1);
+        let nodes = nodes(&cluster);
+        let _first = Flanneld::start(world, &nodes[0], &cluster.store, VXLAN);
+        nodes[1].start();
+        nodes[1].until_ready();
+        let mut pods: Vec<Pod> = nodes[..2].iter().map(Node::pod).collect();
+        pods[0].until_reaches(&pods[1]);
+        let _third = Flanneld::start(world, &nodes[2], &cluster.store, VXLAN);
+        pods.push(nodes[2].pod());
+        for one in &pods {
+            pods.iter().for_each(|other| one.until_reaches(other));
+        }
+    });
+}
