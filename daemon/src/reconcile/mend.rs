@@ -1,6 +1,7 @@
 //! From what is planned to what the kernel holds: devices, then tables, then the ruleset.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
@@ -13,6 +14,7 @@ use crate::device::{self, Step};
 use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
 use crate::kernel::{self, Marks};
+use crate::lease::Lease;
 use crate::plan::{Desired, Device, Family, Kind};
 
 impl Reconciler {
@@ -74,7 +76,31 @@ impl Reconciler {
             return Ok(());
         };
         let addresses = device.addresses.iter().map(IpNetwork::ip).collect();
-        self.path.serve(overlay, addresses, link)
+        self.path.serve(overlay, addresses, link)?;
+        self.tell_of_translated();
+        Ok(())
+    }
+
+    /// What a translation on the way makes of a node's address, it cannot publish.
+    fn tell_of_translated(&mut self) {
+        let leases = self.view.peers.iter().flat_map(|peers| &peers.leases);
+        let is_translated = |lease: &&Arc<Lease>| {
+            let extra = lease.attrs.extra.as_ref();
+            extra.is_some_and(|extra| extra.overwritten)
+        };
+        let translated: Vec<String> = leases
+            .filter(is_translated)
+            .map(|lease| lease.subnets.to_string())
+            .take(FEW)
+            .collect();
+        if !translated.is_empty() {
+            self.report.note(format!(
+                "the node of {} publishes an address that is not its interface's: its packets are \
+                 taken from that address and from its interface's, and from nowhere else; if they \
+                 come from another, have the translation on the way use the published one",
+                translated.join(", ")
+            ));
+        }
     }
 
     fn mend_device(&mut self, wanted: &Device) -> Result<u32, String> {
@@ -452,5 +478,7 @@ fn wants(desired: &Desired, change: &Change) -> bool {
     }
 }
 
+/// Some are enough to know what it is about.
+const FEW: usize = 3;
 /// Their echoes would only fill a queue.
 const MANY_FORWARDS: usize = 64;

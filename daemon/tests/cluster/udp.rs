@@ -274,6 +274,43 @@ fn a_missing_tun_is_told_and_taken_once_it_is_there() {
     });
 }
 
+/// As a container without the device among those that it may use.
+#[test]
+fn a_tun_that_may_not_be_used_is_told_and_taken_once_it_may() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (_others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let line = format!(
+            "mount --bind /dev/net/tun /dev/net/tun && \
+             mount -o remount,bind,nodev /dev/net/tun && exec {} {}",
+            env!("CARGO_BIN_EXE_weftd"),
+            node.flags.join(" ")
+        );
+        node.start_as(&["unshare", "-m", "sh", "-c", &line]);
+        node.until_told(&["open /dev/net/tun", "let the container use the device"]);
+        assert!(node.lives() && !node.is_ready());
+        let pid = node.pid();
+        world.exec(&format!("nsenter -t {pid} -m umount /dev/net/tun"));
+        node.until_ready();
+        node.pod().until_reaches(&pods[0]);
+    });
+}
+
+/// What becomes of a node's address on the way, it cannot tell; that is said, and nobody let in.
+#[test]
+fn a_node_whose_address_is_translated_is_told_of() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (nodes, _pods) = cluster.of(1);
+        let mut behind = cluster.node(2);
+        behind.flags.push("--public-ip=203.0.113.7".to_owned());
+        behind.start();
+        behind.until_ready();
+        nodes[0].until_told(&[&behind.subnet(), "not its interface's"]);
+    });
+}
+
 /// What the kernel does not grant is told once, shown, and done without.
 #[test]
 fn what_the_packet_path_has_to_do_without_is_shown() {
