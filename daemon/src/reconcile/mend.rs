@@ -384,13 +384,25 @@ impl Reconciler {
         planned.map_or_else(Vec::new, |(inputs, _)| networks(&inputs.conf))
     }
 
+    /// Of whatever backend it had: routes into a device that nobody serves lead nowhere.
+    fn left_by_flanneld(&mut self) -> Vec<String> {
+        let links = self.rtnl.links().unwrap_or_default();
+        let left = links.into_iter().filter(device::is_flannels);
+        left.map(|link| link.name).collect()
+    }
+
     /// Devices of an earlier configuration, once nothing leads into them.
     fn retire_devices(&mut self, desired: &Desired) {
         let names: Vec<String> = named(desired).into_iter().map(|(name, _)| name).collect();
         if self.memory.devices() == Some(&names[..]) || self.view.remembered.is_some() {
             return;
         }
-        let known = self.memory.devices().unwrap_or_default().to_vec();
+        let known = match self.memory.devices() {
+            Some(devices) => devices.to_vec(),
+            // The backend alloc leaves ways to others.
+            None if desired.devices.is_empty() && desired.routes.is_empty() => Vec::new(),
+            None => self.left_by_flanneld(),
+        };
         for name in known.iter().filter(|name| !names.contains(name)) {
             match self.rtnl.one(|r| r.delete_link(name.as_str())) {
                 Ok(()) => tracing::info!("{name} is not wanted by the configuration and removed"),
