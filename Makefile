@@ -138,9 +138,13 @@ bench-daemon: test-packages build ## weftd, flanneld's serial work and the floor
 bench-path: rust ## every way between two nodes' pods, side by side
 	@$(call packages,$(PATH_PACKAGES))
 	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-dataplane --example node
-	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-benches --bin naive
+	RUSTFLAGS="$(STATIC)" cargo build --quiet --release --locked --target $(TRIPLE) -p weft-benches --no-default-features --bin naive
 	@mkdir -p dist/bench && cp target/$(TRIPLE)/release/examples/node target/$(TRIPLE)/release/naive dist/bench/
-	cargo run --quiet --locked --profile measure -p weft-benches --bin path -- $(BENCH)
+	cargo run --quiet --locked --profile measure -p weft-benches --no-default-features --bin path -- $(BENCH)
+
+.PHONY: bench-packets
+bench-packets: rust ## what the packet path does to a packet, piece by piece
+	cargo bench --quiet --locked -p weft-benches --no-default-features --bench dataplane
 
 .PHONY: fuzz
 fuzz: rust ## the parsers, FUZZ_TIME seconds each, with cargo-fuzz on nightly

@@ -16,16 +16,19 @@ use std::{
 
 pub(crate) type Targets = [(&'static str, fn(&[u8]))];
 
+/// WEFT_FUZZ_ROUNDS asks for more.
 const ROUNDS: u32 = 10_000;
 /// Per input, and many times what any takes.
 const SLOW: Duration = Duration::from_secs(1);
 
 pub(crate) fn every_reader_bears_its_seeds_and_what_is_made_of_them(targets: &Targets) {
+    let asked = std::env::var("WEFT_FUZZ_ROUNDS").ok();
+    let rounds = asked.map_or(ROUNDS, |number| number.parse().unwrap());
     for (name, body) in targets {
         let seeds = seeds(name);
         assert!(!seeds.is_empty(), "{name} has no seeds");
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-        let made = (0..ROUNDS).map(|_| mutant(&seeds, &mut dice));
+        let made = (0..rounds).map(|_| mutant(&seeds, &mut dice));
         for input in seeds.iter().cloned().chain(made) {
             let started = Instant::now();
             let borne = catch_unwind(AssertUnwindSafe(|| body(&input)));
@@ -36,12 +39,12 @@ pub(crate) fn every_reader_bears_its_seeds_and_what_is_made_of_them(targets: &Ta
     }
 }
 
-/// `krate` as its targets call it, such as `weft_plugins`.
-pub(crate) fn every_reader_is_a_target_of_cargo_fuzz_with_seeds(krate: &str, targets: &Targets) {
+/// `place` is what the targets call, such as `weft_plugins::fuzz`.
+pub(crate) fn every_reader_is_a_target_of_cargo_fuzz_with_seeds(place: &str, targets: &Targets) {
     let names: BTreeSet<String> = targets.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(
         listed("fuzz_targets", |text| text
-            .contains(&format!("{krate}::fuzz::run("))),
+            .contains(&format!("{place}::run("))),
         names
     );
     assert_eq!(listed("fuzz_targets", |_| true), listed("seeds", |_| true));
@@ -81,11 +84,13 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A seed, changed in a few places, or pieces of two.
+/// A seed, changed in a few places (mostly early ones, where a packet has its headers), or pieces
+/// of two.
 fn mutant(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = dice.one_of(seeds).clone();
     for _ in 0..=dice.below(4) {
-        let at = dice.below(bytes.len() + 1);
+        let reach = if dice.below(4) > 0 { 100 } else { usize::MAX };
+        let at = dice.below(bytes.len().min(reach) + 1);
         let end = at + dice.below(bytes.len() - at + 1).min(64);
         match dice.below(8) {
             0 => bytes.truncate(at),
@@ -105,10 +110,14 @@ fn mutant(seeds: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
                 drop(bytes.splice(at..end, word.bytes()));
             }
             5 => {
-                let number = dice.one_of(&NUMBERS).to_ne_bytes();
-                let length = [1, 2, 4][dice.below(3)];
+                let (number, length) = (*dice.one_of(&NUMBERS), *dice.one_of(&[1, 2, 4]));
                 let end = (at + length).min(bytes.len());
-                drop(bytes.splice(at..end, number[..length].iter().copied()));
+                // Of this machine's order, or of the network's.
+                let number = match dice.below(2) {
+                    0 => number.to_ne_bytes()[..length].to_vec(),
+                    _ => number.to_be_bytes()[4 - length..].to_vec(),
+                };
+                drop(bytes.splice(at..end, number));
             }
             _ => {
                 let noise = u8::try_from(dice.below(256)).unwrap_or_default();
@@ -143,15 +152,21 @@ const WORDS: [&str; 20] = [
     "CNI-",
     "-A CNI-DN-",
 ];
-const NUMBERS: [u32; 12] = [
+const NUMBERS: [u32; 18] = [
     0,
     1,
     3,
     4,
+    7,
+    8,
     15,
     16,
     17,
+    20,
+    40,
     0x7f,
+    0x7fff,
+    0x8000,
     0xffff,
     0x7fff_ffff,
     0x8000_0000,

@@ -9,12 +9,11 @@ mod record;
 mod rows;
 mod strace;
 
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use weft_benches::results::{self, Place};
 use weft_benches::{machine, report};
 use weft_netns::{Kind, World};
 
@@ -79,8 +78,13 @@ fn measure(bench: &Bench, wanted: &[String]) -> ExitCode {
         );
     }
     println!("{}", report.table());
-    let complete = wanted.is_empty() && !bench.quick;
-    keep(&report, complete);
+    let place = if wanted.is_empty() && !bench.quick {
+        Place::Code
+    } else {
+        Place::Build
+    };
+    let json = report.json(&machine::describe(&PACKAGES));
+    results::keep(place, "results", &json, &plot::svg(&report));
     if !broken && report.all_met() {
         ExitCode::SUCCESS
     } else {
@@ -93,22 +97,6 @@ const PACKAGES: [(&str, &str); 3] = [
     ("netavark", "netavark"),
     ("iptables", "iptables"),
 ];
-
-/// A complete run is worth keeping beside the code; any other stays among what is built.
-fn keep(report: &Report, complete: bool) {
-    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir: PathBuf = if complete {
-        benches.join("results")
-    } else {
-        benches.with_file_name("target").join("bench-results")
-    };
-    fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe(&PACKAGES));
-    let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
-    fs::write(dir.join("results.json"), json + "\n").expect("write the results");
-    fs::write(dir.join("results.svg"), plot::svg(report)).expect("write the plot");
-    println!("kept in {}: results.json, results.svg", dir.display());
-}
 
 pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

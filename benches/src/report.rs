@@ -88,6 +88,17 @@ impl FromIterator<f64> for Samples {
 }
 
 impl Unit {
+    const ALL: [Self; 8] = [
+        Self::Milliseconds,
+        Self::Kib,
+        Self::PerSecond,
+        Self::GbitPerSecond,
+        Self::Microseconds,
+        Self::MillisecondsPerGbit,
+        Self::Percent,
+        Self::Count,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
@@ -99,6 +110,14 @@ impl Unit {
             Self::Percent => "%",
             Self::Count => "",
         }
+    }
+
+    /// Of such, less is better.
+    pub fn is_cost(self) -> bool {
+        matches!(
+            self,
+            Self::Milliseconds | Self::Microseconds | Self::MillisecondsPerGbit | Self::Kib
+        )
     }
 }
 
@@ -114,6 +133,16 @@ impl Bound {
         match self {
             Self::AtMost(bound) => format!("≤ {}", number(bound)),
             Self::AtLeast(bound) => format!("≥ {}", number(bound)),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (relation, number) = text.split_once(' ')?;
+        let number = number.parse().ok()?;
+        match relation {
+            "≤" => Some(Self::AtMost(number)),
+            "≥" => Some(Self::AtLeast(number)),
+            _ => None,
         }
     }
 }
@@ -148,6 +177,24 @@ impl Report {
     /// The median of one contestant over that of another.
     pub fn ratio(&self, row: &str, what: &str, who: &str, over: &str) -> f64 {
         self.median(row, what, who) / self.median(row, what, over)
+    }
+
+    /// What everybody's samples of a figure are against another's of the same rounds.
+    pub fn ratios(&self, row: &str, what: &str, over: &str) -> Vec<(String, Vec<f64>)> {
+        let figures = || {
+            let all = self.figures.iter();
+            all.filter(|figure| figure.row == row && figure.what == what)
+        };
+        let Some(over) = figures().find(|figure| figure.who == over) else {
+            return Vec::new();
+        };
+        let ratios = figures().map(|figure| {
+            let rounds = figure.samples.0.iter().zip(&over.samples.0);
+            let ratios = rounds.map(|(sample, over)| sample / over);
+            let ratios = ratios.filter(|ratio| ratio.is_finite());
+            (figure.who.clone(), ratios.collect())
+        });
+        ratios.collect()
     }
 
     pub fn judge(&mut self, row: &'static str, claim: &str, value: f64, bound: Bound) {
@@ -228,9 +275,27 @@ impl Report {
     }
 
     pub fn json(&self, machine: &Value) -> Value {
+        let (verdicts, figures) = self.json_parts();
+        json!({"machine": machine, "verdicts": verdicts, "figures": figures, "notes": self.notes})
+    }
+
+    /// The verdicts and the figures.
+    pub(crate) fn json_parts(&self) -> (Value, Value) {
         let figures: Vec<Value> = self.figures.iter().map(Figure::json).collect();
         let verdicts: Vec<Value> = self.verdicts.iter().map(Verdict::json).collect();
-        json!({"machine": machine, "verdicts": verdicts, "figures": figures, "notes": self.notes})
+        (verdicts.into(), figures.into())
+    }
+
+    /// Adds what was written of a row.
+    pub(crate) fn read_row(&mut self, row: &'static str, json: &Value) {
+        let of_row = |kind: &str| {
+            let all = json[kind].as_array().cloned().unwrap_or_default();
+            all.into_iter().filter(move |one| one["row"] == row)
+        };
+        let figures = of_row("figures").filter_map(|json| Figure::parse(row, &json));
+        self.figures.extend(figures);
+        let verdicts = of_row("verdicts").filter_map(|json| Verdict::parse(row, &json));
+        self.verdicts.extend(verdicts);
     }
 }
 
@@ -240,7 +305,20 @@ impl Figure {
         json!({
             "row": self.row, "what": self.what, "who": self.who, "unit": self.unit.name(),
             "min": rounded(samples.min()), "median": rounded(samples.median()),
-            "p90": rounded(samples.quantile(0.9)), "samples": samples.0.len(),
+            "p90": rounded(samples.quantile(0.9)),
+            "samples": samples.0.iter().copied().map(rounded).collect::<Vec<_>>(),
+        })
+    }
+
+    fn parse(row: &'static str, json: &Value) -> Option<Self> {
+        let samples = json["samples"].as_array()?;
+        let unit = json["unit"].as_str()?;
+        Some(Self {
+            row,
+            what: json["what"].as_str()?.to_owned(),
+            who: json["who"].as_str()?.to_owned(),
+            unit: Unit::ALL.into_iter().find(|known| known.name() == unit)?,
+            samples: samples.iter().map(Value::as_f64).collect::<Option<_>>()?,
         })
     }
 }
@@ -264,6 +342,16 @@ impl Verdict {
         json!({
             "row": self.row, "claim": self.claim, "value": rounded(self.value),
             "target": self.bound.text(), "met": self.is_met(),
+        })
+    }
+
+    fn parse(row: &'static str, json: &Value) -> Option<Self> {
+        Some(Self {
+            row,
+            claim: json["claim"].as_str()?.to_owned(),
+            // What could not be measured is null.
+            value: json["value"].as_f64().unwrap_or(f64::NAN),
+            bound: Bound::parse(json["target"].as_str()?)?,
         })
     }
 }
@@ -317,6 +405,19 @@ mod tests {
         let samples: Samples = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
         assert!((samples.median() - 2.5).abs() < 1e-9);
         assert!((samples.min() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_for_a_round_does_not_change_a_ratio() {
+        let mut report = Report::default();
+        for (speed, round) in [(1.0, 3.0), (0.5, 3.0), (1.0, 3.3)] {
+            report.sample("real", "TCP", "fast", Unit::GbitPerSecond, round * speed);
+            report.sample("real", "TCP", "vxlan", Unit::GbitPerSecond, 2.0 * speed);
+        }
+        let ratios = report.ratios("real", "TCP", "vxlan");
+        assert_eq!(ratios[0].0, "fast");
+        assert!((ratios[0].1[1] - 1.5).abs() < 1e-9, "{ratios:?}");
+        assert_eq!(report.ratios("real", "TCP", "nobody"), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_benches::path::flood::{self, Source};
-use weft_benches::path::integrity::RoughPath;
+use weft_benches::path::integrity::{RoughPath, Transfers};
 use weft_benches::path::{Contestant, Family, Setting, Site, Wire};
 use weft_netns::{Need, World, in_world, skip_unless};
 
@@ -28,7 +28,7 @@ fn the_kernels_own_path_carries_files_whole_however_rough_it_is() {
 #[test]
 fn files_arrive_whole_over_a_path_that_loses_and_disorders_packets() {
     if skip_unless(&needs()) {
-        in_world(|world| files_arrive(world, FAST, Family::V4, 256));
+        in_world(|world| files_arrive(world, FAST, Family::V4, 64));
     }
 }
 
@@ -43,6 +43,33 @@ fn ipv6_files_arrive_whole_over_a_path_that_loses_and_disorders_packets() {
 fn files_arrive_whole_on_the_last_rung_too() {
     if skip_unless(&needs()) {
         in_world(|world| files_arrive(world, PLAIN, Family::V4, 32));
+    }
+}
+
+#[test]
+fn files_arrive_whole_while_peers_come_and_go() {
+    if skip_unless(&needs()) {
+        in_world(|world| files_arrive_while_peers_come_and_go(world, 64));
+    }
+}
+
+#[test]
+fn files_arrive_whole_while_an_engine_is_killed_and_started_again() {
+    if skip_unless(&needs()) {
+        in_world(|world| files_arrive_while_an_engine_is_killed(world, 64));
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak_a_gigabyte_each_way_arrives_whole() {
+    if skip_unless(&needs()) {
+        in_world(|world| {
+            files_arrive(world, FAST, Family::V4, GIGABYTE);
+            files_arrive(world, FAST, Family::V6, GIGABYTE);
+            files_arrive_while_peers_come_and_go(world, GIGABYTE);
+            files_arrive_while_an_engine_is_killed(world, GIGABYTE);
+        });
     }
 }
 
@@ -62,12 +89,42 @@ fn soak_random_datagrams_from_a_peers_address() {
     }
 }
 
+/// In megabytes.
+const GIGABYTE: u64 = 1024;
+
 fn files_arrive(world: &World, contestant: Contestant, inner: Family, megabytes: u64) {
-    let asked = std::env::var("WEFT_MEGABYTES").ok();
-    let asked = asked.and_then(|number| number.parse().ok());
-    let path = RoughPath::build(world, "rough", contestant, inner);
-    let transfers = path.carry_files(asked.unwrap_or(megabytes) << 20);
-    // It was rough indeed.
+    let tag = format!("rough-{inner:?}");
+    let mut path = RoughPath::build(world, &tag, contestant, inner);
+    was_rough(&path.carry_files(megabytes << 20));
+}
+
+/// Their tables change a hundred times a second.
+fn files_arrive_while_peers_come_and_go(world: &World, megabytes: u64) {
+    let mut path = RoughPath::build(world, "churn", FAST, Family::V4);
+    path.restart(&["--churn", "10"]);
+    was_rough(&path.carry_files(megabytes << 20));
+}
+
+/// A kill -9 gives no time to say goodbye.
+fn files_arrive_while_an_engine_is_killed(world: &World, megabytes: u64) {
+    let mut path = RoughPath::build(world, "killed", FAST, Family::V4);
+    let mut kills = 0;
+    let transfers = path.carry_files_while(megabytes << 20, |engines| {
+        std::thread::sleep(UNDER_WAY);
+        engines.restart(&[]);
+        kills += 1;
+        std::thread::sleep(UNDISTURBED);
+    });
+    was_rough(&transfers);
+    assert!(kills > 0, "{transfers:?}");
+}
+
+/// Until there is something to disturb.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+/// A TCP whose every retransmission meets a dead engine waits longer each time.
+const UNDISTURBED: Duration = Duration::from_millis(800);
+
+fn was_rough(transfers: &Transfers) {
     assert!(transfers.lost_packets > 0, "{transfers:?}");
     assert!(transfers.disordered_packets > 0, "{transfers:?}");
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use weft_net::Rtnl;
 use weft_net::route::{Link, Requests, Route, RouteFilter};
 
+use crate::device;
 use crate::firewall::Firewall;
 use crate::handover;
 use crate::http::{BESIDE, SOCKET};
@@ -194,15 +195,9 @@ fn our_routes(rtnl: &mut Rtnl, ipv6: bool) -> weft_net::Result<Vec<Route>> {
     }
 }
 
-/// By kind as well as by name: others may have taken the name.
 fn is_ours(link: &Link, remembered: &str) -> bool {
-    if let Some(vxlan) = &link.vxlan {
-        let numbered = |prefix: &str| link.name == format!("{prefix}.{}", vxlan.vni);
-        return numbered("flannel")
-            || numbered("flannel-v6")
-            || remembered.lines().any(|name| name == link.name);
-    }
-    link.name == "flannel0" && link.kind.as_deref() == Some("tun")
+    let is_remembered = || remembered.lines().any(|name| name == link.name);
+    device::is_flannels(link) || (link.is_vxlan() && is_remembered())
 }
 
 fn remove_if_empty(dir: &Path) {

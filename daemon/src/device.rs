@@ -50,6 +50,17 @@ pub fn step(wanted: &Device, held: Option<&Link>) -> Step {
     }
 }
 
+/// By kind as well as by name: others may have taken the name.
+pub fn is_flannels(link: &Link) -> bool {
+    match &link.vxlan {
+        Some(vxlan) => {
+            let numbered = |prefix: &str| link.name == format!("{prefix}.{}", vxlan.vni);
+            numbered("flannel") || numbered("flannel-v6")
+        }
+        None => link.is_tun() && link.name == "flannel0",
+    }
+}
+
 /// The error says what cannot change on a living device.
 fn of_vxlan(wanted: &Vxlan, link: &Link) -> Result<Differences, String> {
     let Some(vxlan) = &link.vxlan else {

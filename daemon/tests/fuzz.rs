@@ -12,5 +12,5 @@ fn every_reader_bears_its_seeds_and_what_is_made_of_them() {
 
 #[test]
 fn every_reader_is_a_target_of_cargo_fuzz_with_seeds() {
-    stable::every_reader_is_a_target_of_cargo_fuzz_with_seeds("weft_daemon", TARGETS);
+    stable::every_reader_is_a_target_of_cargo_fuzz_with_seeds("weft_daemon::fuzz", TARGETS);
 }

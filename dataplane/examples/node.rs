@@ -1,13 +1,13 @@
 //! A node in one line, for benches and for trying things out:
 //! `node --tun NAME --address A/32 --network NET --local OUTER_IP --port P --own SUBNET
 //! [--peer SUBNET=OUTER_IP]... [--rung fast|no-uso|no-gso|plain] [--queues N] [--mtu N]
-//! [--linger MICROSECONDS]`.
+//! [--linger MICROSECONDS] [--churn MILLISECONDS]`.
 //! Prints `ready` when packets flow. With `--until-eof` it ends with its input, and prints what it
-//! has counted.
+//! has counted. With `--churn` a thousand other peers come and go, over and over.
 
 use std::error::Error;
 use std::io::{Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,8 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         notices,
         linger: options.linger,
     };
-    let table = PeerTable::new(&options.own, options.port, &options.peers);
-    let engine = Engine::start(config, tun, sockets, table)?;
+    let engine = Engine::start(config, tun, sockets, options.table(&[]))?;
     let mut out = std::io::stdout();
     writeln!(out, "ready")?;
     out.flush()?;
@@ -42,8 +41,30 @@ fn main() -> Result<(), Box<dyn Error>> {
         report(&engine.stats());
         return Ok(());
     }
-    loop {
-        std::thread::park();
+    let Some(interval) = options.churn else {
+        loop {
+            std::thread::park();
+        }
+    };
+    let others: Vec<Peer> = (0..OTHERS).map(other).collect();
+    for peers in [&others[..], &[]].into_iter().cycle() {
+        std::thread::sleep(interval);
+        engine.swap(options.table(peers));
+    }
+    Ok(())
+}
+
+const OTHERS: u16 = 1000;
+
+/// A peer that nobody has heard of: in networks kept for benchmarks.
+fn other(number: u16) -> Peer {
+    let [high, low] = number.to_be_bytes();
+    let subnet = Ipv4Addr::new(100, 64 + high, low, 0);
+    Peer {
+        subnets: IpNetwork::new(subnet.into(), 24).into_iter().collect(),
+        address: Ipv4Addr::new(198, 18, high, low).into(),
+        also_from: Vec::new(),
+        carries_ecn: true,
     }
 }
 
@@ -70,6 +91,7 @@ struct Options {
     queues: usize,
     mtu: u32,
     linger: Duration,
+    churn: Option<Duration>,
     until_eof: bool,
 }
 
@@ -87,6 +109,7 @@ impl Options {
             queues: 1,
             mtu: 1472,
             linger: Config::default().linger,
+            churn: None,
             until_eof: false,
         };
         while let Some(word) = words.next() {
@@ -106,11 +129,16 @@ impl Options {
                 "--rung" => options.rungs = rungs(&value)?,
                 "--queues" => options.queues = value.parse()?,
                 "--linger" => options.linger = Duration::from_micros(value.parse()?),
+                "--churn" => options.churn = Some(Duration::from_millis(value.parse()?)),
                 "--mtu" => options.mtu = value.parse()?,
                 _ => return Err(format!("{word}: unknown").into()),
             }
         }
         Ok(options)
+    }
+
+    fn table(&self, others: &[Peer]) -> PeerTable {
+        PeerTable::new(&self.own, self.port, &[&self.peers, others].concat())
     }
 
     fn configure(&self) -> Result<(), Box<dyn Error>> {

@@ -24,7 +24,8 @@ pub(crate) fn attach_queue(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io:
     // SAFETY: all zeros are a valid ifreq.
     let mut request: libc::ifreq = unsafe { zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from.cast_signed();
+        // Signed on some processors, unsigned on others.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_flags = short(flags);
     // SAFETY: TUNSETIFF reads and writes one ifreq.
@@ -472,7 +473,7 @@ fn address(name: &sockaddr_storage) -> IpAddr {
 }
 
 fn name_of(request: &libc::ifreq) -> String {
-    let bytes = request.ifr_name.iter().map(|byte| byte.cast_unsigned());
+    let bytes = request.ifr_name.iter().map(|byte| byte.to_ne_bytes()[0]);
     let bytes: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }

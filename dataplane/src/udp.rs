@@ -156,8 +156,9 @@ impl Leaving {
 
 /// As many that 64 flows leave from more than 16, whatever their hashes.
 const SPREAD: usize = 32;
-/// Room for some dozens of superpackets, which count for more than their bytes.
-const BUFFER: i32 = 4 << 20;
+/// Room for what some streams have under way at once: superpackets, which count for more than their
+/// bytes. The kernel doubles it.
+const BUFFER: i32 = 8 << 20;
 /// What IPv6 demands of every link, with room for the outer headers: no way is narrower.
 const SMALL: usize = 1280 - 48 + 1;
 /// Any port will do for what is never sent.

@@ -2,8 +2,9 @@
 //!
 //! `make bench-path`, or `path [--quick] [--strict] [--of CONTESTANT,...] [ROW|MEASUREMENT...]`.
 #![allow(clippy::print_stdout, reason = "what it prints is the result")]
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
+use weft_benches::machine::ask_for_real_time;
 use weft_benches::path::run::{self, Plan};
 use weft_netns::{Kind, World};
 
@@ -29,14 +30,4 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
-}
-
-/// Whatever else the machine does then waits for the contestants, who inherit it. A niceness would
-/// not do: where the kernel groups processes by terminal, it compares those of one group alone.
-fn ask_for_real_time() -> bool {
-    let ourselves = std::process::id().to_string();
-    let answer = Command::new("chrt")
-        .args(["-r", "-p", "1", &ourselves])
-        .output();
-    answer.is_ok_and(|answer| answer.status.success())
 }

@@ -14,14 +14,13 @@ mod tunnel;
 mod weftd;
 
 use std::cell::OnceCell;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use weft_benches::machine;
+use weft_benches::machine::{self, ask_for_real_time};
 use weft_benches::report::Report;
+use weft_benches::results::{self, Place};
 use weft_netns::{Kind, World};
 
 use field::Field;
@@ -84,15 +83,6 @@ fn main() -> ExitCode {
     measure(&bench, &wanted, real_time)
 }
 
-/// What else the machine does waits then for all contestants, who inherit it.
-fn ask_for_real_time() -> bool {
-    let ourselves = std::process::id().to_string();
-    let answer = Command::new("chrt")
-        .args(["-r", "-p", "1", &ourselves])
-        .output();
-    answer.is_ok_and(|answer| answer.status.success())
-}
-
 fn measure(bench: &Bench<'_>, wanted: &[String], real_time: bool) -> ExitCode {
     let mut report = Report::default();
     if !real_time {
@@ -115,7 +105,13 @@ fn measure(bench: &Bench<'_>, wanted: &[String], real_time: bool) -> ExitCode {
         );
     }
     println!("{}", report.table());
-    keep(&report, wanted.is_empty() && !bench.quick && !broken);
+    let place = if wanted.is_empty() && !bench.quick && !broken {
+        Place::Code
+    } else {
+        Place::Build
+    };
+    let json = report.json(&machine::describe(&PACKAGES));
+    results::keep(place, "daemon", &json, &picture::svg(&report));
     if !broken && report.all_met() {
         ExitCode::SUCCESS
     } else {
@@ -124,19 +120,3 @@ fn measure(bench: &Bench<'_>, wanted: &[String], real_time: bool) -> ExitCode {
 }
 
 const PACKAGES: [(&str, &str); 2] = [("etcd", "etcd-server"), ("iproute2", "iproute2")];
-
-/// A complete run is worth keeping beside the code; any other stays among what is built.
-fn keep(report: &Report, complete: bool) {
-    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir: PathBuf = if complete {
-        benches.join("results")
-    } else {
-        benches.with_file_name("target").join("bench-results")
-    };
-    fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe(&PACKAGES));
-    let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
-    fs::write(dir.join("daemon.json"), json + "\n").expect("write the results");
-    fs::write(dir.join("daemon.svg"), picture::svg(report)).expect("write the plot");
-    println!("kept in {}: daemon.json, daemon.svg", dir.display());
-}

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use weft_netns::{Cmd, World};
 
+use super::site::WIRE_MTU;
 use super::tun::lacks_tun;
 use super::{Daemon, Family, Setting, Side};
 
@@ -43,7 +44,7 @@ impl Contestant {
         rungs.chain(DEFAULT).find(|known| known.name() == name)
     }
 
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",
@@ -66,6 +67,11 @@ impl Contestant {
             // Its own default, which leaves room for IPv6.
             Self::WireguardGo => 80,
         }
+    }
+
+    /// Of its device and of the pods.
+    pub fn mtu(self, outer: Family) -> u16 {
+        WIRE_MTU - self.overhead(outer)
     }
 
     pub fn carries(self, setting: Setting) -> bool {
@@ -118,11 +124,7 @@ impl Contestant {
                 Vec::new()
             }
             Self::Ours(rung) => both
-                .map(|(here, there)| {
-                    let command = as_node(&executable, here, there, mtu);
-                    let command = command.args(["--rung", rung]);
-                    Daemon::start("ours", command, &here.node, "ready")
-                })
+                .map(|(here, there)| ours([here, there], mtu, &["--rung", rung]))
                 .into(),
             Self::Naive => both
                 .map(|(here, there)| {
@@ -145,6 +147,14 @@ fn built(name: &str, place: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .with_file_name("dist/bench")
         .join(name)
+}
+
+/// Our engine's executable on the first of two nodes.
+#[track_caller]
+pub(crate) fn ours([here, there]: [&Side; 2], mtu: u16, options: &[&str]) -> Daemon {
+    let executable = Contestant::Ours("fast").executable().unwrap_or_default();
+    let command = as_node(&executable, here, there, mtu).args(options);
+    Daemon::start("ours", command, &here.node, "ready")
 }
 
 /// The command line that our engine's executable and the naive loop have in common.

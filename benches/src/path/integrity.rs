@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use weft_netns::World;
 
+use super::contestant::ours;
 use super::random::Random;
 use super::relay::Relay;
 use super::udp::float;
-use super::{Contestant, Family, Setting, Side, Site, Wire};
+use super::{Contestant, Daemon, Family, Setting, Side, Site, Wire};
 use crate::report::{Bound, Report, Unit};
 
 /// Of 1000 packets, each way.
@@ -18,6 +19,8 @@ const LOST: u32 = 3;
 const AT_ONCE: usize = 64 << 10;
 /// Without a byte for so long, a transfer is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks whether both files are there.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +37,14 @@ pub struct Transfers {
 pub struct RoughPath {
     pub site: Site,
     relay: Relay,
+}
+
+/// Both nodes' engines, while packets flow.
+#[derive(Debug)]
+pub struct Engines<'a> {
+    one: &'a Side,
+    two: &'a Side,
+    daemons: &'a mut Vec<Daemon>,
 }
 
 impl RoughPath {
@@ -59,23 +70,47 @@ impl RoughPath {
 
     /// Sends `bytes` each way. A checksum that differs fails.
     #[track_caller]
-    pub fn carry_files(&self, bytes: u64) -> Transfers {
+    pub fn carry_files(&mut self, bytes: u64) -> Transfers {
+        self.carry_files_while(bytes, |_| std::thread::sleep(PAUSE))
+    }
+
+    /// The same while something is done to the engines, again and again.
+    #[track_caller]
+    pub fn carry_files_while(
+        &mut self,
+        bytes: u64,
+        mut disturb: impl FnMut(&mut Engines<'_>),
+    ) -> Transfers {
         let begun = Instant::now();
-        let Site { one, two, .. } = &self.site;
+        let (one, two) = (&self.site.one, &self.site.two);
+        let daemons = &mut self.site.daemons;
+        let mut engines = Engines { one, two, daemons };
         std::thread::scope(|scope| {
-            let there = scope.spawn(|| transfer(one, two, bytes, 1));
-            transfer(two, one, bytes, 2);
-            there.join().expect("the other way as well");
+            let ways = [(one, two, 1), (two, one, 2)];
+            let ways =
+                ways.map(|(from, to, seed)| scope.spawn(move || transfer(from, to, bytes, seed)));
+            while !ways.iter().all(|way| way.is_finished()) {
+                disturb(&mut engines);
+            }
+            for way in ways {
+                way.join().expect("a file arrives whole");
+            }
         });
-        self.site
-            .daemons
-            .iter()
-            .for_each(|daemon| daemon.assert_alive());
+        self.site.daemons.iter().for_each(Daemon::assert_alive);
         Transfers {
             time: begun.elapsed(),
             lost_packets: self.lost_packets(),
             disordered_packets: self.relay.disordered(),
         }
+    }
+
+    /// Kills the engine of the second node and starts it anew, as it is told.
+    #[track_caller]
+    pub fn restart(&mut self, options: &[&str]) {
+        let Site {
+            one, two, daemons, ..
+        } = &mut self.site;
+        Engines { one, two, daemons }.restart(options);
     }
 
     fn lost_packets(&self) -> u64 {
@@ -85,6 +120,16 @@ impl RoughPath {
             .split_whitespace()
             .skip_while(|word| *word != "packets");
         words.nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Engines<'_> {
+    /// Kills the one of the second node and starts it anew, on the device that it left.
+    #[track_caller]
+    pub fn restart(&mut self, options: &[&str]) {
+        let mtu = Contestant::Ours("fast").mtu(self.two.setting.outer);
+        drop(self.daemons.pop());
+        self.daemons.push(ours([self.two, self.one], mtu, options));
     }
 }
 
@@ -168,7 +213,7 @@ pub(super) fn row(
                 continue;
             }
             let tag = format!("{who}-{inner:?}");
-            let path = RoughPath::build(world, &tag, *contestant, inner);
+            let mut path = RoughPath::build(world, &tag, *contestant, inner);
             let transfers = path.carry_files(bytes);
             let gbits = float(bytes) * 2.0 * 8.0 / 1e9;
             let mut sample = |what: &str, unit, value| {

@@ -1,7 +1,7 @@
 //! What a run is to measure, and how long it may take.
 use std::time::Duration;
 
-use super::step::steps;
+use super::step::{Extent, steps};
 use super::{Contestant, DEFAULT, Family, Setting, Wire};
 
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub struct Plan {
     pub(super) pace: Pace,
     /// A target that is missed fails the run.
     pub(super) strict: bool,
-    /// Everything, at full length: worth keeping.
+    /// Whatever rows there are have everybody in them, at full length: they are worth keeping.
     pub(super) complete: bool,
 }
 
@@ -44,6 +44,8 @@ pub(super) enum Measurement {
 pub(super) struct Pace {
     pub(super) quick: bool,
     pub(super) rounds: u16,
+    /// Of TCP streams alone, between those who are promised something of, beside.
+    pub(super) extra_rounds: u16,
     /// A TCP measurement.
     pub(super) seconds: u16,
     /// A flood, or a series of round trips.
@@ -65,7 +67,7 @@ const fn side_by_side(wire: Wire, inner: Family, outer: Family) -> Kind {
     Kind::SideBySide(Setting { wire, inner, outer })
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row {
         name: "virtual",
         title: "virtual wire, IPv4",
@@ -75,6 +77,11 @@ const ROWS: [Row; 8] = [
         name: "real",
         title: "real 1500-byte packets, IPv4",
         kind: side_by_side(Wire::Real, Family::V4, Family::V4),
+    },
+    Row {
+        name: "unmerged",
+        title: "real 1500-byte packets, IPv4, receive GRO off",
+        kind: side_by_side(Wire::Unmerged, Family::V4, Family::V4),
     },
     Row {
         name: "virtual6",
@@ -113,20 +120,23 @@ const QUICK: [&str; 5] = ["virtual", "real", "idle", "integrity", "flood"];
 const QUICK_PACE: Pace = Pace {
     quick: true,
     rounds: 1,
+    extra_rounds: 0,
     seconds: 1,
     moment: Duration::from_millis(500),
     probe: Duration::from_millis(150),
     megabytes: 32,
     flood: Duration::from_secs(3),
 };
+/// A row takes at most four minutes, all of them less than twenty.
 const FULL_PACE: Pace = Pace {
     quick: false,
     rounds: 3,
-    seconds: 3,
-    moment: Duration::from_secs(2),
-    probe: Duration::from_millis(600),
-    megabytes: 1024,
-    flood: Duration::from_secs(60),
+    extra_rounds: 6,
+    seconds: 1,
+    moment: Duration::from_millis(800),
+    probe: Duration::from_millis(200),
+    megabytes: 256,
+    flood: Duration::from_secs(15),
 };
 
 impl Plan {
@@ -146,7 +156,7 @@ impl Plan {
             plan.take(word, &mut words)
                 .ok_or_else(|| format!("what to make of {word}?\n{}", usage()))?;
         }
-        plan.complete &= plan.rows.is_empty() && plan.measurements.is_empty();
+        plan.complete &= plan.measurements.is_empty();
         if plan.rows.is_empty() {
             let wanted = |row: &&Row| !quick || QUICK.contains(&row.name);
             plan.rows = ROWS.iter().filter(wanted).collect();
@@ -159,7 +169,7 @@ impl Plan {
 
     /// Whether a figure of that name is among what is measured.
     pub(super) fn measures(&self, what: &str) -> bool {
-        let steps = steps(&self.measurements, &self.pace, true);
+        let steps = steps(&self.measurements, Extent::Full);
         steps.iter().any(|step| step.what() == what)
     }
 
@@ -172,11 +182,9 @@ impl Plan {
                 self.contestants = names.map(Contestant::named).collect::<Option<_>>()?;
                 self.complete = false;
             }
-            "--rounds" => self.pace.rounds = rest.next()?.parse().ok()?,
-            "--seconds" => self.pace.seconds = rest.next()?.parse().ok()?,
-            "--megabytes" => self.pace.megabytes = rest.next()?.parse().ok()?,
-            "--flood-seconds" => {
-                self.pace.flood = Duration::from_secs(rest.next()?.parse().ok()?);
+            "--rounds" | "--seconds" | "--megabytes" | "--flood-seconds" => {
+                self.complete = false;
+                self.pace.set(word, rest.next()?.parse().ok()?);
             }
             name => {
                 let row = ROWS.iter().find(|row| row.name == name);
@@ -188,6 +196,22 @@ impl Plan {
         }
         Some(())
     }
+}
+
+impl Pace {
+    fn set(&mut self, word: &str, number: u16) {
+        match word {
+            "--rounds" => (self.rounds, self.extra_rounds) = (number, 0),
+            "--seconds" => self.seconds = number,
+            "--megabytes" => self.megabytes = number.into(),
+            _ => self.flood = Duration::from_secs(number.into()),
+        }
+    }
+}
+
+/// The names and titles of all rows, in their order.
+pub(super) fn rows() -> Vec<(&'static str, &'static str)> {
+    ROWS.iter().map(|row| (row.name, row.title)).collect()
 }
 
 impl Measurement {
@@ -232,7 +256,11 @@ mod tests {
     fn without_arguments_everything_is_measured_and_kept() {
         let plan = parse("").unwrap();
         assert!(plan.complete);
-        assert_eq!((plan.rows.len(), plan.measurements.len()), (8, 4));
+        assert_eq!((plan.rows.len(), plan.measurements.len()), (9, 4));
+        assert!(parse("real idle").unwrap().complete);
+        for line in ["real trips", "--of fast,vxlan", "--quick", "--rounds 1"] {
+            assert!(!parse(line).unwrap().complete, "{line}");
+        }
     }
 
     #[test]

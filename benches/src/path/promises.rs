@@ -61,23 +61,25 @@ const PROMISES: [Promise; 6] = [
     },
 ];
 
-/// Adds to a row's figures what they are against VXLAN's and against the naive loop's.
+/// Whether something is promised of the contestant, or against it.
+pub(super) fn concern(contestant: Contestant) -> bool {
+    contestant == OURS || PROMISES.iter().any(|promise| promise.over == contestant)
+}
+
+/// Adds to a row's figures what they are against VXLAN's and against the naive loop's, round by
+/// round: a machine that is at times faster is so for a whole round, so its median is the ratios'.
 pub(super) fn compare(report: &mut Report, row: &'static str, what: &str) {
     for over in [Vxlan, Naive] {
-        let whos: Vec<String> = report
-            .figures
-            .iter()
-            .filter(|figure| figure.row == row && figure.what == what)
-            .map(|figure| figure.who.clone())
-            .collect();
-        for who in whos {
-            let ratio = report.ratio(row, what, &who, over.name());
-            if ratio.is_finite() {
-                let title = format!("{what} / {}", over.name());
-                report.sample(row, &title, &who, Unit::Count, ratio);
+        for (who, ratios) in report.ratios(row, what, over.name()) {
+            for ratio in ratios {
+                report.sample(row, &against(what, over), &who, Unit::Count, ratio);
             }
         }
     }
+}
+
+fn against(what: &str, over: Contestant) -> String {
+    format!("{what} / {}", over.name())
 }
 
 /// Only what was to be measured is judged; what was not, though it should have been, is missed.
@@ -93,9 +95,9 @@ pub(super) fn judge(report: &mut Report, plan: &Plan, row: &'static str, wire: W
         let (what, over) = (promise.what, promise.over.name());
         let (bound, aim) = match wire {
             Wire::Virtual => (promise.on_virtual_wire, promise.aims[0]),
-            Wire::Real | Wire::Routed => (promise.on_real_wire, promise.aims[1]),
+            Wire::Real | Wire::Unmerged | Wire::Routed => (promise.on_real_wire, promise.aims[1]),
         };
-        let ratio = report.ratio(row, what, OURS.name(), over);
+        let ratio = report.median(row, &against(what, promise.over), OURS.name());
         let claim = format!("{what}, fast over {over}{aim}");
         report.judge(row, &claim, ratio, bound);
     }

@@ -1,20 +1,19 @@
 //! A run: rows, one after the other; in each, all contestants in turn.
 #![allow(clippy::print_stdout, reason = "what it prints is the result")]
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use weft_netns::{Kind as WorldKind, World};
 
 pub use super::plan::Plan;
-use super::plan::{Kind, Row};
+use super::plan::{self, Kind, Row};
 use super::promises;
-use super::step::steps;
+use super::step::{Extent, steps};
 use super::tun::lacks_tun;
 use super::{Contestant, Setting, Site, flood, idle, integrity, over_tcp, picture};
 use crate::machine;
 use crate::report::Report;
+use crate::results::{self, Place, Record};
 
 /// False if anything broke off, or a target was missed that should be met.
 pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
@@ -39,28 +38,36 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
     };
     // The relay needs a TUN device, whoever is tried.
     let tried = if lacks_tun().is_none() { tried } else { &[] };
-    let mut whole = true;
+    let (everybody, mut whole) = (contestants.len() == plan.contestants.len(), Vec::new());
+    let mut broken = false;
     for row in &plan.rows {
         let started = Instant::now();
         report.rows.push((row.name, row.title));
-        whole &= match row.kind {
-            Kind::SideBySide(setting) => {
-                side_by_side(world, plan, &contestants, row, setting, &mut report)
-            }
+        let done = match row.kind {
+            Kind::SideBySide(setting) => Some(side_by_side(
+                world,
+                plan,
+                &contestants,
+                row,
+                setting,
+                &mut report,
+            )),
             Kind::Idle | Kind::Integrity | Kind::Flood if tried.is_empty() => {
                 report.note(format!("{} SKIPPED: nobody takes part", row.name));
-                true
+                None
             }
-            Kind::Idle => guarded(&mut report, row.name, |report| {
-                idle::row(world, row.name, tried, plan.pace.moment * 2, report);
-            }),
-            Kind::Integrity => guarded(&mut report, row.name, |report| {
+            Kind::Idle => Some(guarded(&mut report, row.name, |report| {
+                idle::row(world, row.name, tried, plan.pace.moment * 5, report);
+            })),
+            Kind::Integrity => Some(guarded(&mut report, row.name, |report| {
                 integrity::row(world, row.name, tried, plan.pace.megabytes << 20, report);
-            }),
-            Kind::Flood => guarded(&mut report, row.name, |report| {
+            })),
+            Kind::Flood => Some(guarded(&mut report, row.name, |report| {
                 flood::row(world, row.name, tried, plan.pace.flood, report);
-            }),
+            })),
         };
+        broken |= done == Some(false);
+        whole.extend((done == Some(true)).then_some(row.name));
         eprintln!(
             "{:<10} {:>6.1} s",
             row.name,
@@ -68,8 +75,9 @@ pub fn run(world: &World, plan: &Plan, real_time: bool) -> bool {
         );
     }
     println!("{}", report.table());
-    keep(&report, plan.complete && whole);
-    whole && (report.all_met() || !plan.strict)
+    let worth_keeping = plan.complete && everybody;
+    keep(&report, if worth_keeping { &whole } else { &[] });
+    !broken && (report.all_met() || !plan.strict)
 }
 
 /// Those that can take part. Of the others it is said why not.
@@ -97,6 +105,8 @@ fn guarded(report: &mut Report, what: &str, work: impl FnOnce(&mut Report)) -> b
 }
 
 const WARM_UP: Duration = Duration::from_millis(200);
+/// How many rounds are enough for a setting that nothing is promised for.
+const SECONDARY: u16 = 2;
 
 fn side_by_side(
     world: &World,
@@ -118,13 +128,16 @@ fn side_by_side(
             sites.push(site);
         });
     }
-    for round in 0..plan.pace.rounds {
-        for step in steps(&plan.measurements, &plan.pace, is_main(setting)) {
+    for (round, extent) in rounds(plan, setting).into_iter().enumerate() {
+        for step in steps(&plan.measurements, extent) {
             // Both orders, in turn.
             if round % 2 == 1 {
                 sites.reverse();
             }
             sites.retain(|site| {
+                if extent == Extent::Streams && !promises::concern(site.contestant) {
+                    return true;
+                }
                 let what = format!("{}: {}", row.name, site.contestant.name());
                 let done = guarded(report, &what, |report| {
                     step.take(site, &plan.pace, row.name, report);
@@ -135,33 +148,50 @@ fn side_by_side(
             });
         }
     }
-    for step in steps(&plan.measurements, &plan.pace, is_main(setting)) {
+    for step in steps(&plan.measurements, Extent::Full) {
         promises::compare(report, row.name, &step.what());
     }
     promises::judge(report, plan, row.name, setting.wire);
     whole
 }
 
+/// What is measured in each round.
+fn rounds(plan: &Plan, setting: Setting) -> Vec<Extent> {
+    let pace = plan.pace;
+    if !is_main(setting) {
+        return vec![Extent::Promised; pace.rounds.min(SECONDARY).into()];
+    }
+    let mut rounds = vec![Extent::Promised; pace.rounds.into()];
+    if let Some(first) = rounds.first_mut().filter(|_| !pace.quick) {
+        *first = Extent::Full;
+    }
+    rounds.extend(vec![Extent::Streams; pace.extra_rounds.into()]);
+    rounds
+}
+
 /// The setting that promises are made for. The others are there to see that they do not differ.
 fn is_main(setting: Setting) -> bool {
-    use super::Family::V4;
-    setting.inner == V4 && setting.outer == V4
+    use super::{Family::V4, Wire::Unmerged};
+    setting.inner == V4 && setting.outer == V4 && setting.wire != Unmerged
 }
 
 const PACKAGES: [(&str, &str); 2] = [("iperf3", "iperf3"), ("wireguard-go", "wireguard-go")];
 
-/// A complete run is worth keeping beside the code; any other stays among what is built.
-fn keep(report: &Report, complete: bool) {
-    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir: PathBuf = if complete {
-        benches.join("results")
-    } else {
-        benches.with_file_name("target").join("bench-results")
-    };
-    fs::create_dir_all(&dir).expect("make the directory of results");
-    let json = report.json(&machine::describe(&PACKAGES));
-    let json = serde_json::to_string_pretty(&json).expect("numbers and strings are JSON");
-    fs::write(dir.join("path.json"), json + "\n").expect("write the results");
-    fs::write(dir.join("path.svg"), picture::svg(report)).expect("write the plot");
-    println!("kept in {}: path.json, path.svg", dir.display());
+/// Rows in full are put beside those of earlier runs, next to the code. Any other run's results
+/// stay among what is built.
+fn keep(report: &Report, whole: &[&'static str]) {
+    let machine = machine::describe(&PACKAGES);
+    if whole.is_empty() {
+        let json = report.json(&machine);
+        return results::keep(Place::Build, NAME, &json, &picture::svg(report));
+    }
+    let mut record = Record::read(Place::Code, NAME, &plan::rows());
+    for row in whole {
+        record.replace(row, report, &machine);
+    }
+    let record = record.sorted(&plan::rows());
+    let svg = picture::svg(&record.report);
+    results::keep(Place::Code, NAME, &record.json(), &svg);
 }
+
+const NAME: &str = "path";

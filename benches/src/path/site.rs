@@ -15,7 +15,7 @@ use super::tcp::IPERF_PORT;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What an Ethernet carries.
-const WIRE_MTU: u16 = 1500;
+pub(super) const WIRE_MTU: u16 = 1500;
 
 /// Lines of shell that make a namespace forward, whichever way packets come.
 const FORWARDING: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward
@@ -36,6 +36,8 @@ pub enum Wire {
     Virtual,
     /// A veth pair that carries what a wire carries: packets of 1500 bytes, merged on arrival.
     Real,
+    /// The same without the merging.
+    Unmerged,
     /// A router, which a test makes lose and disorder packets. They have 1500 bytes.
     Routed,
 }
@@ -84,7 +86,7 @@ impl Site {
         };
         let (one, two) = (side(1), side(2));
         let router = match setting.wire {
-            Wire::Virtual | Wire::Real => {
+            Wire::Virtual | Wire::Real | Wire::Unmerged => {
                 lay_wire(&one, &two);
                 None
             }
@@ -93,7 +95,7 @@ impl Site {
                 [&one, &two],
             )),
         };
-        let mtu = WIRE_MTU - contestant.overhead(setting.outer);
+        let mtu = contestant.mtu(setting.outer);
         for side in [&one, &two] {
             side.furnish(mtu);
         }
@@ -162,7 +164,7 @@ impl Side {
     /// The node's own address of either family: it has both.
     pub fn node_address(&self, family: Family) -> IpAddr {
         let link = match self.setting.wire {
-            Wire::Virtual | Wire::Real => 0,
+            Wire::Virtual | Wire::Real | Wire::Unmerged => 0,
             Wire::Routed => self.number,
         };
         underlay(family, link, self.number)
@@ -232,8 +234,10 @@ fn lay_wire(one: &Side, two: &Side) {
     for side in [one, two] {
         let addresses = add_addresses("eth0", BOTH.map(|family| side.node_address(family)));
         side.node.exec(&format!("ip link set eth0 up; {addresses}"));
-        if side.setting.wire == Wire::Real {
-            carry_real_packets(&side.node, "eth0");
+        match side.setting.wire {
+            Wire::Virtual => {}
+            Wire::Real | Wire::Routed => carry_real_packets(&side.node, "eth0", "on"),
+            Wire::Unmerged => carry_real_packets(&side.node, "eth0", "off"),
         }
     }
 }
@@ -259,15 +263,15 @@ fn route_between(router: Netns, sides: [&Side; 2]) -> Netns {
              ip route add default via {v4}
              ip route add default via {v6}"
         ));
-        carry_real_packets(&router, &port);
-        carry_real_packets(&side.node, "eth0");
+        carry_real_packets(&router, &port, "on");
+        carry_real_packets(&side.node, "eth0", "on");
     }
     router
 }
 
-fn carry_real_packets(netns: &Netns, device: &str) {
+fn carry_real_packets(netns: &Netns, device: &str, gro: &str) {
     netns.exec(&format!(
-        "ethtool -K {device} tso off gso off tx-udp-segmentation off gro on"
+        "ethtool -K {device} tso off gso off tx-udp-segmentation off gro {gro}"
     ));
 }
 

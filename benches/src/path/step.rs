@@ -14,18 +14,30 @@ pub(super) enum Step {
     Trips,
 }
 
-pub(super) fn steps(measurements: &[Measurement], pace: &Pace, main: bool) -> Vec<Step> {
-    let in_full = main && !pace.quick;
-    let streams: &[u16] = if in_full { &[1, 4, 16] } else { &[1, 4] };
-    let sizes: &[usize] = if in_full { &[64, 1400] } else { &[64] };
-    let steps = measurements
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What something is promised of, and what is merely good to know.
+    Full,
+    Promised,
+    /// What a machine's moods disturb most.
+    Streams,
+}
+
+pub(super) fn steps(measurements: &[Measurement], extent: Extent) -> Vec<Step> {
+    let (streams, sizes): (&[u16], &[usize]) = match extent {
+        Extent::Full => (&[1, 4, 16], &[64, 1400]),
+        Extent::Promised | Extent::Streams => (&[1, 4], &[64]),
+    };
+    let measurements = measurements
         .iter()
-        .flat_map(|measurement| match measurement {
-            Measurement::Tcp => streams.iter().copied().map(Step::Tcp).collect::<Vec<_>>(),
-            Measurement::Flooded => sizes.iter().copied().map(Step::Flooded).collect(),
-            Measurement::LossFree => sizes.iter().copied().map(Step::LossFree).collect(),
-            Measurement::Trips => vec![Step::Trips],
-        });
+        .filter(|measurement| extent != Extent::Streams || **measurement == Measurement::Tcp);
+    let steps = measurements.flat_map(|measurement| match measurement {
+        Measurement::Tcp => streams.iter().copied().map(Step::Tcp).collect::<Vec<_>>(),
+        Measurement::Flooded => vec![Step::Flooded(64)],
+        Measurement::LossFree => sizes.iter().copied().map(Step::LossFree).collect(),
+        Measurement::Trips => vec![Step::Trips],
+    });
     steps.collect()
 }
 

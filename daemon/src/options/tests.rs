@@ -316,3 +316,31 @@ proptest! {
         let _ = Options::parse([format!("--{}={value}", FLAGS[index].name)], |_| None);
     }
 }
+
+#[test]
+fn a_configuration_for_the_runtime_has_a_source_or_is_not_meant() {
+    let told = run(&[
+        "--cni-conf-source=/a/conf",
+        "--cni-conf-dir=/b",
+        "--cni-conf-put-aside",
+    ]);
+    let conflist = told.conflist.unwrap();
+    assert_eq!(conflist.source.to_str(), Some("/a/conf"));
+    assert_eq!(conflist.dir.to_str(), Some("/b"));
+    assert!(conflist.puts_aside && told.warnings.is_empty());
+    let found = run(&["--cni-conf-source=/a/conf"]).conflist.unwrap();
+    assert_eq!(
+        found.dir,
+        crate::distribution::Distribution::here().conf_dir
+    );
+    assert!(!found.puts_aside);
+    for lone in ["--cni-conf-dir=/b", "--cni-conf-put-aside"] {
+        let told = run(&[lone]);
+        assert_eq!(told.conflist, None);
+        assert!(
+            told.warnings[0].contains("-cni-conf-source"),
+            "{:?}",
+            told.warnings
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! From what is planned to what the kernel holds: devices, then tables, then the ruleset.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
@@ -13,6 +14,7 @@ use crate::device::{self, Step};
 use crate::diff::{Change, Difference, diff};
 use crate::drift::{Object, Verdict};
 use crate::kernel::{self, Marks};
+use crate::lease::Lease;
 use crate::plan::{Desired, Device, Family, Kind};
 
 impl Reconciler {
@@ -74,7 +76,31 @@ impl Reconciler {
             return Ok(());
         };
         let addresses = device.addresses.iter().map(IpNetwork::ip).collect();
-        self.path.serve(overlay, addresses, link)
+        self.path.serve(overlay, addresses, link)?;
+        self.tell_of_translated();
+        Ok(())
+    }
+
+    /// What a translation on the way makes of a node's address, it cannot publish.
+    fn tell_of_translated(&mut self) {
+        let leases = self.view.peers.iter().flat_map(|peers| &peers.leases);
+        let is_translated = |lease: &&Arc<Lease>| {
+            let extra = lease.attrs.extra.as_ref();
+            extra.is_some_and(|extra| extra.overwritten)
+        };
+        let translated: Vec<String> = leases
+            .filter(is_translated)
+            .map(|lease| lease.subnets.to_string())
+            .take(FEW)
+            .collect();
+        if !translated.is_empty() {
+            self.report.note(format!(
+                "the node of {} publishes an address that is not its interface's: its packets are \
+                 taken from that address and from its interface's, and from nowhere else; if they \
+                 come from another, have the translation on the way use the published one",
+                translated.join(", ")
+            ));
+        }
     }
 
     fn mend_device(&mut self, wanted: &Device) -> Result<u32, String> {
@@ -384,13 +410,25 @@ impl Reconciler {
         planned.map_or_else(Vec::new, |(inputs, _)| networks(&inputs.conf))
     }
 
+    /// Of whatever backend it had: routes into a device that nobody serves lead nowhere.
+    fn left_by_flanneld(&mut self) -> Vec<String> {
+        let links = self.rtnl.links().unwrap_or_default();
+        let left = links.into_iter().filter(device::is_flannels);
+        left.map(|link| link.name).collect()
+    }
+
     /// Devices of an earlier configuration, once nothing leads into them.
     fn retire_devices(&mut self, desired: &Desired) {
         let names: Vec<String> = named(desired).into_iter().map(|(name, _)| name).collect();
         if self.memory.devices() == Some(&names[..]) || self.view.remembered.is_some() {
             return;
         }
-        let known = self.memory.devices().unwrap_or_default().to_vec();
+        let known = match self.memory.devices() {
+            Some(devices) => devices.to_vec(),
+            // The backend alloc leaves ways to others.
+            None if desired.devices.is_empty() && desired.routes.is_empty() => Vec::new(),
+            None => self.left_by_flanneld(),
+        };
         for name in known.iter().filter(|name| !names.contains(name)) {
             match self.rtnl.one(|r| r.delete_link(name.as_str())) {
                 Ok(()) => tracing::info!("{name} is not wanted by the configuration and removed"),
@@ -440,5 +478,7 @@ fn wants(desired: &Desired, change: &Change) -> bool {
     }
 }
 
+/// Some are enough to know what it is about.
+const FEW: usize = 3;
 /// Their echoes would only fill a queue.
 const MANY_FORWARDS: usize = 64;

@@ -404,6 +404,20 @@ What the kernel refuses:
     }
 
     #[test]
+    fn a_packet_path_says_what_it_moved_dropped_and_lacks() {
+        let (status, now) = testing::forwarding();
+        let text = status.to_text(now, Paint::Plain);
+        for part in [
+            "12 packets sent, 0 received",
+            "kept out by the kernel: 5",
+            "UDP_SEGMENT",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert!(!text.contains("until it is made again"), "{text}");
+    }
+
+    #[test]
     fn of_a_long_list_the_beginning_is_shown() {
         let (mut status, now) = testing::serving();
         let mut report = Report::default();

@@ -58,6 +58,23 @@ fn nothing_is_lost_while(pods: &[Pod], mut change: impl FnMut()) {
 const ATTEMPTS: usize = 5;
 
 #[test]
+#[ignore = "for make soak, which has the machine to itself"]
+fn soak_fifty_successors_lose_nothing() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (nodes, pods) = cluster.of(2);
+        let stream = Stream::start(&pods[0], &pods[1]);
+        for round in 0..50 {
+            nodes[round % 2].is_taken_over();
+            stream.sees_more();
+        }
+        let flow = stream.end();
+        println!("{} sent", flow.sent);
+        assert_eq!((flow.lost(), flow.out_of_order()), (0, 0));
+    });
+}
+
+#[test]
 fn with_other_backends_a_successor_takes_over_too() {
     in_world(|world| {
         let cluster = Cluster::new(world, VXLAN);

@@ -167,6 +167,11 @@ fn a_server_that_is_away_at_the_start_and_for_a_while_costs_pods_nothing() {
         nodes.iter().for_each(Node::until_ready);
         let pods = [nodes[0].pod(), nodes[1].pod()];
         pods[0].until_reaches(&pods[1]);
+        let remembered = nodes[0].dir.join("state/remembered");
+        wait_until("the peer is remembered", LIMIT, || {
+            let text = fs::read_to_string(&remembered).unwrap_or_default();
+            text.contains("192.168.9.2")
+        });
         // Away again: even a restart serves what was known.
         server.borrow_mut().stop();
         nodes[0].terminate();

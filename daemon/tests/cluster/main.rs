@@ -29,6 +29,7 @@ mod flanneld;
 mod flood;
 mod handover;
 mod harness;
+mod integrity;
 mod kube;
 mod matrix;
 mod migration;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use weft_netns::{in_world, wait_until};
+use weft_netns::{Need, in_world, skip_unless, wait_until};
 
 use crate::harness::{Cluster, DUAL_UDP, LIMIT, Node, UDP, VXLAN, lease_with, vxlan_lease};
 use crate::wire::{Flannel, PORT, echo_reply_ttl, echo_request};
@@ -274,6 +274,71 @@ fn a_missing_tun_is_told_and_taken_once_it_is_there() {
     });
 }
 
+/// As a container without the device among those that it may use.
+#[test]
+fn a_tun_that_may_not_be_used_is_told_and_taken_once_it_may() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (_others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let line = format!(
+            "mount --bind /dev/net/tun /dev/net/tun && \
+             mount -o remount,bind,nodev /dev/net/tun && exec {} {}",
+            env!("CARGO_BIN_EXE_weftd"),
+            node.flags.join(" ")
+        );
+        node.start_as(&["unshare", "-m", "sh", "-c", &line]);
+        node.until_told(&["open /dev/net/tun", "let the container use the device"]);
+        assert!(node.lives() && !node.is_ready());
+        let pid = node.pid();
+        world.exec(&format!("nsenter -t {pid} -m umount /dev/net/tun"));
+        node.until_ready();
+        node.pod().until_reaches(&pods[0]);
+    });
+}
+
+/// What becomes of a node's address on the way, it cannot tell; that is said, and nobody let in.
+#[test]
+fn a_node_whose_address_is_translated_is_told_of() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (nodes, _pods) = cluster.of(1);
+        let mut behind = cluster.node(2);
+        behind.flags.push("--public-ip=203.0.113.7".to_owned());
+        behind.start();
+        behind.until_ready();
+        nodes[0].until_told(&[&behind.subnet(), "not its interface's"]);
+    });
+}
+
+/// What the kernel does not grant is told once, shown, and done without.
+#[test]
+fn what_the_packet_path_has_to_do_without_is_shown() {
+    if !skip_unless(&[Need::Tool("setpriv")]) {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (_others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let line = format!(
+            "exec setpriv --bounding-set=-net_raw --inh-caps=-net_raw {} {}",
+            env!("CARGO_BIN_EXE_weftd"),
+            node.flags.join(" ")
+        );
+        node.start_as(&["sh", "-c", &line]);
+        node.until_ready();
+        node.pod().until_reaches(&pods[0]);
+        let missing = node.status()["packet_path"]["missing"].to_string();
+        assert!(missing.contains("answers_refused"), "{missing}");
+        assert!(missing.contains("CAP_NET_RAW"), "{missing}");
+        let metrics = node.ask("/metrics").unwrap().1;
+        let lacks = r#"weft_udp_degraded{what="answers_refused"} 1"#;
+        assert!(metrics.contains(lacks), "{metrics}");
+        assert_eq!(node.log().matches("no raw socket").count(), 1);
+    });
+}
+
 /// From vxlan to udp and back, one run after the other: nothing of the other is left.
 #[test]
 fn a_change_of_the_backend_between_runs_leaves_nothing() {
@@ -319,6 +384,27 @@ fn a_device_that_was_left_is_taken_over() {
             assert_eq!(routes.lines().count(), 1, "{routes}");
             node.terminate();
         }
+    });
+}
+
+/// flanneld had another backend here: its device's routes are narrower than ours, and lead nowhere.
+#[test]
+fn what_flanneld_s_other_backend_left_is_out_of_the_way() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let end = others[0].subnet_address();
+        node.netns.exec(&format!(
+            "ip link add flannel.1 type vxlan id 1 local 192.168.9.7 dev eth0 dstport 8472 nolearning; \
+             ip link set flannel.1 up; ip route add {end}/24 via {end} dev flannel.1 onlink; \
+             ip link add flannel.9 type bridge"
+        ));
+        node.start();
+        node.until_ready();
+        node.until_says("ip -o link", "flannel.1", false);
+        node.until_says("ip -o link", "flannel.9", true);
+        node.pod().until_reaches(&pods[0]);
     });
 }
 

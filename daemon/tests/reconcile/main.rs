@@ -7,5 +7,6 @@
 
 mod drift;
 mod node;
+mod overlay;
 mod peers;
 mod takeover;

@@ -122,17 +122,17 @@ impl<'w> Node<'w> {
             },
             begin: Box::new(|| Ok(None)),
         };
-        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, _: &NetConf, _: Chosen| {
+        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, conf: &NetConf, _: Chosen| {
             let link = rtnl.link("eth0").map_err(|e| e.to_string())?;
             Ok(Standing {
                 name: link.name,
                 ground: Ground {
                     link: link.index,
                     mtu: link.mtu,
-                    v4: Some("192.168.9.181".parse().unwrap()),
+                    v4: conf.v4.map(|_| "192.168.9.181".parse().unwrap()),
                     v6: Some("fd90::181".parse().unwrap()),
                 },
-                public_ip: Some("192.168.9.181".parse().unwrap()),
+                public_ip: conf.v4.map(|_| "192.168.9.181".parse().unwrap()),
                 public_ipv6: Some("fd90::181".parse().unwrap()),
             })
         });

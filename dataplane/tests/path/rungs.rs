@@ -1,7 +1,7 @@
 //! Every way down carries packets, and is told of once.
 
 use weft_dataplane::{Drop, Notice, Notices, Rungs};
-use weft_netns::in_world;
+use weft_netns::{in_rootless_world, in_world};
 
 use crate::cluster::{Cluster, Outer, noted, transfer};
 
@@ -75,6 +75,22 @@ fn one_message_a_system_call_it_carries() {
 }
 
 #[test]
+fn from_one_source_port_it_carries() {
+    carries(Rungs {
+        spread: false,
+        ..FAST
+    });
+}
+
+#[test]
+fn with_ordinary_buffers_it_carries() {
+    carries(Rungs {
+        large_buffers: false,
+        ..FAST
+    });
+}
+
+#[test]
 fn flannels_plain_way_carries() {
     carries(Rungs::PLAIN);
 }
@@ -87,6 +103,22 @@ fn over_ipv6_it_carries() {
         let (a, b) = (&cluster.a, &cluster.b);
         transfer(a, b, b.pod_v4(), 4 * MEGABYTES);
         transfer(b, a, a.pod_v6(), 4 * MEGABYTES);
+    });
+}
+
+/// The buffers are as large as the system allows to everybody.
+#[test]
+fn without_roots_powers_it_carries_and_says_what_it_lacks() {
+    in_rootless_world(|world| {
+        let cluster = Cluster::new(world);
+        let (a, b) = (&cluster.a, &cluster.b);
+        let (notices, told) = noted();
+        let _engine = a.start(Outer::V4, FAST, &notices);
+        let _other = b.start(Outer::V4, FAST, &Notices::default());
+        transfer(a, b, b.pod_v4(), 4 * MEGABYTES);
+        transfer(b, a, a.pod_v6(), 4 * MEGABYTES);
+        let told = told.lock().unwrap();
+        assert!(matches!(told[..], [] | [Notice::BuffersSmall]), "{told:?}");
     });
 }
 

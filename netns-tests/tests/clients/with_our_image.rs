@@ -77,6 +77,11 @@ impl<'c> Image<'c> {
 }
 
 impl Image<'_> {
+    fn end(&self, name: &str) {
+        let kill = ["task", "kill", "--signal", "SIGTERM", name];
+        self.containerd.ctr(&kill).run().ok();
+    }
+
     fn until_ready(&self, name: &str) {
         let status = [
             "task",
@@ -216,7 +221,7 @@ fn serves(world: &World, image: &Image<'_>, cfg: &Path, net_d: &Path) {
         ["flannel", "weft", "state", "store"].map(|name| world.scratch(name));
     let conf = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#;
     fs::write(store.join("config"), conf).expect("write a configuration");
-    let mounts = [
+    let mounts_of_weftd = [
         (cfg, "/etc/kube-flannel/", "ro"),
         (net_d, "/etc/cni/net.d", "rw"),
         (run.as_path(), "/run/flannel", "rw"),
@@ -237,7 +242,7 @@ fn serves(world: &World, image: &Image<'_>, cfg: &Path, net_d: &Path) {
     let running = image
         .run(
             "weftd",
-            &mounts,
+            &mounts_of_weftd,
             &["CAP_NET_ADMIN", "CAP_NET_RAW"],
             &command,
         )
@@ -274,18 +279,42 @@ fn serves(world: &World, image: &Image<'_>, cfg: &Path, net_d: &Path) {
         .collect();
     assert_eq!(warnings.len(), 1, "{log}");
     assert!(warnings[0].contains("WARN"), "{log}");
-    let kill = ["task", "kill", "--signal", "SIGTERM", "weftd"];
-    image.containerd.ctr(&kill).run().ok();
+    image.end("weftd");
     running.finish().ok();
     assert!(net_d.join("10-flannel.conflist").exists());
 
     // With flannel's rights and mounts alone, which have none of weftd's own directories.
-    let mounts = [mounts[0], mounts[2], mounts[5]];
+    let mounts = [0, 2, 5].map(|i| mounts_of_weftd[i]);
     let mut rights = USUAL.to_vec();
     rights.push("CAP_NET_ADMIN");
     let running = image.run("flanneld", &mounts, &rights, &flannels).spawn();
     image.until_ready("flanneld");
-    let kill = ["task", "kill", "--signal", "SIGTERM", "flanneld"];
-    image.containerd.ctr(&kill).run().ok();
+    image.end("flanneld");
+    running.finish().ok();
+
+    // The backend udp says what it lacks, and works with what its overlay mounts.
+    let conf = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "udp"}}"#;
+    fs::write(store.join("config"), conf).expect("write a configuration");
+    let rights = ["CAP_NET_ADMIN", "CAP_NET_RAW"];
+    let running = image
+        .run("without", &mounts_of_weftd, &rights, &flannels)
+        .spawn();
+    wait_until("it says what it lacks", PATIENCE, || {
+        running
+            .said_so_far()
+            .contains("mount the host's /dev/net/tun")
+    });
+    image.end("without");
+    running.finish().ok();
+    let tun = (Path::new("/dev/net/tun"), "/dev/net/tun", "rw");
+    let with_tun: Vec<_> = mounts_of_weftd.into_iter().chain([tun]).collect();
+    let running = image.run("udp", &with_tun, &rights, &flannels).spawn();
+    image.until_ready("udp");
+    assert!(
+        world
+            .exec("ip -d link show flannel0")
+            .contains("tun type tun")
+    );
+    image.end("udp");
     running.finish().ok();
 }

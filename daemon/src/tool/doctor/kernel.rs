@@ -110,7 +110,7 @@ fn missing(facts: &Facts, links: &Links) -> Vec<Finding> {
 }
 
 fn is_tunnel(link: &Link) -> bool {
-    link.vxlan.is_some() && link.name.starts_with("flannel")
+    (link.vxlan.is_some() || link.is_tun()) && link.name.starts_with("flannel")
 }
 
 fn too_large(device: &Link, links: &Links) -> Option<Finding> {
