@@ -17,7 +17,7 @@ use crate::conf::{Backend, NetConf};
 use crate::conflist::Conflist;
 use crate::handover::{Reception, SOCKET, Successor};
 use crate::http;
-use crate::interface::{self, Families, Landscape, Underlay};
+use crate::interface::{self, Families, Landscape, Underlay, Wanted};
 use crate::lease::{Identity, Subnets};
 use crate::lock::Lock;
 use crate::notify::{self, Notifier};
@@ -33,6 +33,8 @@ use crate::status::{About, Board};
 use crate::store::embedded::Embedded;
 #[cfg(feature = "etcd")]
 use crate::store::etcd::Etcd;
+#[cfg(feature = "kube")]
+use crate::store::kube::Kube;
 use crate::store::leased::Leased;
 use crate::store::remembered::Remembered;
 use crate::store::{Claim, Store, View};
@@ -46,15 +48,15 @@ pub fn run(
     notifier: Arc<Notifier>,
     seat: Seat,
 ) -> Result<(), String> {
-    let store = store(options, identity)?;
+    let (claims, claim) = watch::channel(None);
+    let (views, view) = watch::channel(View::default());
+    let (reports, report) = watch::channel(Report::default());
+    let store = store(options, identity, &report)?;
     let store = Box::new(Remembered::new(
         store,
         options.state_dir.clone(),
         scope(options, identity),
     ));
-    let (claims, claim) = watch::channel(None);
-    let (views, view) = watch::channel(View::default());
-    let (reports, report) = watch::channel(Report::default());
 
     let (path, left) = packet_path(&notifier);
     let window = path.window();
@@ -365,7 +367,12 @@ fn choose(options: &Options) -> Choose {
     let wanted = options.interface.clone();
     let mut chosen: Option<Underlay> = None;
     let mut is_prepared = false;
-    Box::new(move |rtnl, conf| {
+    Box::new(move |rtnl, conf, published| {
+        let wanted = Wanted {
+            public_ip: published.v4.or(wanted.public_ip),
+            public_ipv6: published.v6.or(wanted.public_ipv6),
+            ..wanted.clone()
+        };
         let families = Families {
             v4: conf.v4.is_some(),
             v6: conf.v6.is_some(),
@@ -417,7 +424,16 @@ fn standing(underlay: Underlay) -> Standing {
     }
 }
 
-pub(crate) fn store(options: &Options, identity: &Identity) -> Result<Box<dyn Store>, String> {
+/// `report` is for stores that tell others of how it goes.
+#[cfg_attr(
+    not(feature = "kube"),
+    expect(unused_variables, reason = "the others tell nobody")
+)]
+pub(crate) fn store(
+    options: &Options,
+    identity: &Identity,
+    report: &watch::Receiver<Report>,
+) -> Result<Box<dyn Store>, String> {
     let (margin, seed) = (options.renew_margin, seed(identity));
     match &options.store {
         options::Store::Embedded(dir) => {
@@ -428,6 +444,18 @@ pub(crate) fn store(options: &Options, identity: &Identity) -> Result<Box<dyn St
             let registry = Etcd::new(etcd_settings(etcd)).map_err(|e| e.to_string())?;
             Ok(Box::new(Leased::new(registry, margin, seed)))
         }
+        #[cfg(feature = "kube")]
+        options::Store::Kube(kube) => {
+            let node = options.node.name.clone();
+            // A node that nobody named is known to its kubelet by the host's name.
+            let node = node.or_else(|| {
+                let of_host = || identity.node.to_lowercase();
+                kube.pod.is_none().then(of_host)
+            });
+            let store = Kube::new(kube.clone(), node, report.clone(), seed);
+            Ok(Box::new(store))
+        }
+        #[cfg(not(all(feature = "etcd", feature = "kube")))]
         other => Err(format!(
             "this weftd was built without the store {}: install a full build, or use the \
              embedded store (-embedded-dir)",

@@ -26,7 +26,7 @@ pub fn run(name: &str, data: &[u8]) {
 /// The network's configuration: what passes the stricter reading passes the other, and is the same.
 pub fn net_conf(text: &[u8]) {
     let text = String::from_utf8_lossy(text);
-    let assigned = NetConf::parse(&text, Checks::Assigned { v4: None, v6: None });
+    let assigned = NetConf::parse(&text, Checks::Assigned { found: &[] });
     match NetConf::parse(&text, Checks::Leases) {
         Ok(conf) => assert_eq!(assigned, Ok(conf)),
         Err(why) => assert!(!why.to_string().is_empty()),

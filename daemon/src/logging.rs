@@ -45,6 +45,8 @@ fn filter(verbosity: i64) -> Targets {
     };
     Targets::new()
         .with_default(LevelFilter::WARN)
+        // It calls each attempt of an outage an error, and we tell of the outage once.
+        .with_target("kube_client", LevelFilter::OFF)
         .with_target(OUR_CRATES, level)
 }
 

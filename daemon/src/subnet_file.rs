@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
 use crate::lease::Subnets;
 use crate::reconcile::Serving;
@@ -72,14 +72,14 @@ impl SubnetFile {
 impl From<&Serving> for SubnetFile {
     /// Only of families that are on, as flanneld has it.
     fn from(serving: &Serving) -> Self {
-        let v4 = serving.conf.v4.map(|pool| pool.network);
-        let v6 = serving.conf.v6.map(|pool| pool.network);
+        let conf = &serving.conf;
+        let networks = || conf.networks.iter().copied();
         Self {
-            v4_networks: v4.into_iter().collect(),
-            v6_networks: v6.into_iter().collect(),
+            v4_networks: networks().filter_map(only4).collect(),
+            v6_networks: networks().filter_map(only6).collect(),
             subnets: Subnets {
-                v4: serving.subnets.v4.filter(|_| v4.is_some()),
-                v6: serving.subnets.v6.filter(|_| v6.is_some()),
+                v4: serving.subnets.v4.filter(|_| conf.v4.is_some()),
+                v6: serving.subnets.v6.filter(|_| conf.v6.is_some()),
             },
             mtu: serving.mtu,
             masquerade: serving.masquerade,
@@ -162,6 +162,20 @@ fn networks<T: FromStr>(value: &str) -> impl Iterator<Item = T> {
     texts
         .filter(|text| text.contains('/'))
         .filter_map(|text| text.parse().ok())
+}
+
+fn only4(network: IpNetwork) -> Option<Ipv4Network> {
+    match network {
+        IpNetwork::V4(v4) => first4(v4),
+        IpNetwork::V6(_) => None,
+    }
+}
+
+fn only6(network: IpNetwork) -> Option<Ipv6Network> {
+    match network {
+        IpNetwork::V4(_) => None,
+        IpNetwork::V6(v6) => first6(v6),
+    }
 }
 
 fn first4(network: Ipv4Network) -> Option<Ipv4Network> {

@@ -18,6 +18,7 @@
 //!
 //! What the library needs and cannot get is a failed test: its functions panic
 //! and say what they were doing, so that a test reads as the story it tells.
+pub mod apiserver;
 mod chain;
 mod cni;
 mod command;

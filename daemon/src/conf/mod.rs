@@ -3,17 +3,19 @@
 
 mod backend;
 mod error;
+mod networks;
 mod pool;
 mod syntax;
 mod write;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::{Ipv4Network, Ipv6Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde_json::Value;
 use weft_cni::Object;
 
 pub use error::Error;
+pub use networks::leaves_networks_out;
 pub(crate) use syntax::explain;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub struct NetConf {
     pub v4: Option<Pool4>,
     /// None unless EnableIPv6 is true.
     pub v6: Option<Pool6>,
+    /// What counts as pods' addresses: the pools' networks first, and where somebody else gives
+    /// out the subnets, there may be more.
+    pub networks: Vec<IpNetwork>,
     pub backend: Backend,
 }
 
@@ -69,38 +74,61 @@ pub struct Udp {
 
 /// How strictly a configuration is read, which depends on who gives out the subnets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Checks {
+pub enum Checks<'a> {
     /// The nodes themselves, through a store of keys: the subnets must add up.
     Leases,
     /// Somebody else (Kubernetes): what is said about subnets is read, and not judged.
     Assigned {
         /// The cluster's networks as found elsewhere, for a configuration that leaves a network
         /// out or calls it "auto".
-        v4: Option<Ipv4Network>,
-        v6: Option<Ipv6Network>,
+        found: &'a [IpNetwork],
     },
 }
 
 impl NetConf {
-    pub fn parse(text: &str, checks: Checks) -> Result<Self, Error> {
+    pub fn parse(text: &str, checks: Checks<'_>) -> Result<Self, Error> {
         let value: Value = serde_json::from_str(text).map_err(|why| explain(text, &why))?;
         let conf = Object::of(&value, "").map_err(|_| {
             Error::value("the configuration is not a JSON object", "begin it with {")
         })?;
-        let with_v4 = truth(&conf, "EnableIPv4")?.unwrap_or(true);
-        let with_v6 = truth(&conf, "EnableIPv6")?.unwrap_or(false);
+        let usual = networks::families(&conf, checks);
+        let with_v4 = truth(&conf, "EnableIPv4")?.unwrap_or(usual.0);
+        let with_v6 = truth(&conf, "EnableIPv6")?.unwrap_or(usual.1);
         // What it switches is no choice here; a wrong type is told all the same.
         truth(&conf, "EnableNFTables")?;
         judge_families(with_v4, with_v6, checks)?;
+        let v4 = with_v4.then(|| networks::v4(&conf, checks)).transpose()?;
+        let v6 = with_v6.then(|| networks::v6(&conf, checks)).transpose()?;
+        let pool4 = v4.iter().flatten().next();
+        let pool6 = v6.iter().flatten().next();
         Ok(Self {
-            v4: with_v4.then(|| pool::v4(&conf, checks)).transpose()?,
-            v6: with_v6.then(|| pool::v6(&conf, checks)).transpose()?,
+            v4: pool4.map(|n| pool::v4(&conf, *n, checks)).transpose()?,
+            v6: pool6.map(|n| pool::v6(&conf, *n, checks)).transpose()?,
+            networks: networks::all(v4.iter().flatten(), v6.iter().flatten()),
             backend: Backend::parse(&conf, with_v6)?,
         })
     }
+
+    /// These are pods', too. Of families that are off nothing is.
+    pub fn count_in(&mut self, networks: &[IpNetwork]) {
+        let (v4, v6) = (self.v4.is_some(), self.v6.is_some());
+        for network in networks {
+            let is_on = if network.is_ipv4() { v4 } else { v6 };
+            if is_on && !self.holds(*network) {
+                self.networks.push(*network);
+            }
+        }
+    }
+
+    /// Whether all addresses of a network are pods' addresses.
+    pub fn holds(&self, network: IpNetwork) -> bool {
+        self.networks
+            .iter()
+            .any(|known| known.prefix() <= network.prefix() && known.contains(network.network()))
+    }
 }
 
-fn judge_families(with_v4: bool, with_v6: bool, checks: Checks) -> Result<(), Error> {
+fn judge_families(with_v4: bool, with_v6: bool, checks: Checks<'_>) -> Result<(), Error> {
     match (with_v4, with_v6) {
         (false, false) => Err(Error::value(
             "\"EnableIPv4\" is false and \"EnableIPv6\" is not true, so no network is left",

@@ -4,43 +4,35 @@
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use weft_cni::Object;
 
 use super::{Checks, Error, Pool4, Pool6};
 
-pub(super) fn v4(conf: &Object<'_>, checks: Checks) -> Result<Pool4, Error> {
-    let found = match checks {
-        Checks::Leases => None,
-        Checks::Assigned { v4, .. } => v4.map(IpNetwork::V4),
-    };
-    let IpNetwork::V4(network) = network(conf, &V4, checks, found)? else {
-        return Err(wrong_family(&V4));
-    };
+pub(super) fn v4(
+    conf: &Object<'_>,
+    network: Ipv4Network,
+    checks: Checks<'_>,
+) -> Result<Pool4, Error> {
     let base = u32::from(network.network());
     let pool = Numbers::read(conf, &V4, checks, base.into(), network.prefix())?;
     Ok(Pool4 {
-        network: Ipv4Network::new_checked(base.into(), network.prefix())
-            .ok_or_else(|| wrong_family(&V4))?,
+        network,
         subnet_len: pool.subnet_len,
         min: v4_address(pool.min),
         max: v4_address(pool.max),
     })
 }
 
-pub(super) fn v6(conf: &Object<'_>, checks: Checks) -> Result<Pool6, Error> {
-    let found = match checks {
-        Checks::Leases => None,
-        Checks::Assigned { v6, .. } => v6.map(IpNetwork::V6),
-    };
-    let IpNetwork::V6(network) = network(conf, &V6, checks, found)? else {
-        return Err(wrong_family(&V6));
-    };
+pub(super) fn v6(
+    conf: &Object<'_>,
+    network: Ipv6Network,
+    checks: Checks<'_>,
+) -> Result<Pool6, Error> {
     let base = u128::from(network.network());
     let pool = Numbers::read(conf, &V6, checks, base, network.prefix())?;
     Ok(Pool6 {
-        network: Ipv6Network::new_checked(base.into(), network.prefix())
-            .ok_or_else(|| wrong_family(&V6))?,
+        network,
         subnet_len: pool.subnet_len,
         min: Ipv6Addr::from(pool.min),
         max: Ipv6Addr::from(pool.max),
@@ -48,22 +40,22 @@ pub(super) fn v6(conf: &Object<'_>, checks: Checks) -> Result<Pool6, Error> {
 }
 
 /// What sets one family apart from the other.
-struct Family {
-    name: &'static str,
-    network: &'static str,
-    other_network: &'static str,
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) network: &'static str,
+    pub(super) other_network: &'static str,
     subnet_len: &'static str,
     min: &'static str,
     max: &'static str,
-    width: u8,
+    pub(super) width: u8,
     /// The length of a subnet, unless the network leaves too little room for it.
     usual_len: u8,
     /// The longest network with room for subnets of a length nobody chose.
     longest_network: u8,
-    example: &'static str,
+    pub(super) example: &'static str,
 }
 
-const V4: Family = Family {
+pub(super) const V4: Family = Family {
     name: "IPv4",
     network: "Network",
     other_network: "IPv6Network",
@@ -76,7 +68,7 @@ const V4: Family = Family {
     example: "10.244.0.0/16",
 };
 
-const V6: Family = Family {
+pub(super) const V6: Family = Family {
     name: "IPv6",
     network: "IPv6Network",
     other_network: "Network",
@@ -89,60 +81,6 @@ const V6: Family = Family {
     example: "fd05::/48",
 };
 
-fn network(
-    conf: &Object<'_>,
-    family: &Family,
-    checks: Checks,
-    found: Option<IpNetwork>,
-) -> Result<IpNetwork, Error> {
-    let Family {
-        name,
-        network: key,
-        example,
-        ..
-    } = family;
-    let remedy = format!("write it like \"{key}\": \"{example}\"");
-    let text = conf
-        .text(key)
-        .map_err(|why| Error::value(why.msg, &remedy))?;
-    let assigned = checks != Checks::Leases;
-    let text = text.map(str::trim).filter(|text| !text.is_empty());
-    let text = text.filter(|text| !(assigned && text.eq_ignore_ascii_case("auto")));
-    let Some(text) = text else {
-        return found.ok_or_else(|| {
-            let what = format!("\"{key}\" is missing, the {name} network that pods live in");
-            Error::value(what, format!("add it, like \"{key}\": \"{example}\""))
-        });
-    };
-    let wrong = || {
-        Error::value(
-            format!("\"{key}\" is {text:?}, not an {name} network"),
-            &remedy,
-        )
-    };
-    let network: IpNetwork = match text.contains('/') {
-        true => text.parse().map_err(|_| wrong())?,
-        false => return Err(wrong()),
-    };
-    match network.is_ipv4() == (family.width == 32) {
-        true => Ok(network),
-        false => Err(Error::value(
-            format!("\"{key}\" is {text:?}, which is of the other family"),
-            format!(
-                "an {name} network belongs there; this one is for {:?}",
-                family.other_network
-            ),
-        )),
-    }
-}
-
-fn wrong_family(family: &Family) -> Error {
-    Error::value(
-        format!("{:?} is of the other family", family.network),
-        "correct it",
-    )
-}
-
 /// The pool, in numbers of one family.
 struct Numbers {
     subnet_len: u8,
@@ -154,7 +92,7 @@ impl Numbers {
     fn read(
         conf: &Object<'_>,
         family: &Family,
-        checks: Checks,
+        checks: Checks<'_>,
         base: u128,
         network_len: u8,
     ) -> Result<Self, Error> {

@@ -346,8 +346,7 @@ fn ipv6_has_the_same_rules() {
 #[test]
 fn where_subnets_are_assigned_nothing_is_judged_and_the_network_may_be_found_elsewhere() {
     let found = Checks::Assigned {
-        v4: Some("10.9.0.0/16".parse().unwrap()),
-        v6: None,
+        found: &["10.9.0.0/16".parse().unwrap()],
     };
     for text in [
         r#"{"Backend": {"Type": "host-gw"}}"#,
@@ -356,13 +355,24 @@ fn where_subnets_are_assigned_nothing_is_judged_and_the_network_may_be_found_els
         let conf = NetConf::parse(text, found).unwrap();
         assert_eq!(conf.v4.unwrap().network.to_string(), "10.9.0.0/16");
     }
-    let none = Checks::Assigned { v4: None, v6: None };
+    let none = Checks::Assigned { found: &[] };
     assert!(
         NetConf::parse("{}", none)
             .unwrap_err()
             .to_string()
             .contains("\"Network\" is missing")
     );
+    // What nobody switched off is on if it was found.
+    let found = ["10.9.0.0/16", "fd09::/56"].map(|net| net.parse().unwrap());
+    let both =
+        NetConf::parse(r#"{"Network": "auto"}"#, Checks::Assigned { found: &found }).unwrap();
+    assert!(both.v4.is_some() && both.v6.is_some());
+    let v6 = NetConf::parse("{}", Checks::Assigned { found: &found[1..] }).unwrap();
+    assert!(v6.v4.is_none() && v6.v6.is_some());
+    assert_eq!(both.networks, found);
+    let several = NetConf::parse(r#"{"Network": "10.1.0.0/16, 10.7.0.0/16"}"#, none).unwrap();
+    assert_eq!(several.networks.len(), 2);
+    assert!(parse(r#"{"Network": "10.1.0.0/16,10.7.0.0/16"}"#).is_err());
     let v6_alone = r#"{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd05::/48"}"#;
     let conf = NetConf::parse(v6_alone, none).unwrap();
     assert!(conf.v4.is_none() && conf.v6.is_some());
@@ -377,7 +387,7 @@ proptest! {
             r#"{{"Network": "{}/{len}", "SubnetLen": {sub}, "EnableIPv6": true, "IPv6Network": "{}/{len6}", "IPv6SubnetLen": {sub6}, {ALLOC}}}"#,
             Ipv4Addr::from(base), Ipv6Addr::from(base6),
         );
-        let checks = if judged { Checks::Leases } else { Checks::Assigned { v4: None, v6: None } };
+        let checks = if judged { Checks::Leases } else { Checks::Assigned { found: &[] } };
         let Ok(conf) = NetConf::parse(&text, checks) else { return Ok(()) };
         if judged {
             let (v4, v6) = (conf.v4.unwrap(), conf.v6.unwrap());
@@ -391,6 +401,6 @@ proptest! {
     #[test]
     fn nothing_that_is_written_breaks_the_parser(text in r#"\{("(Network|SubnetLen|SubnetMin|Backend|Type|MTU|EnableIPv6|IPv6Network)":("10.5.0.0/16"|"fd05::/48"|-?[0-9]{1,20}|true|null|\{\}|\[\]),?){0,6}\}"#) {
         let _ = parse(&text);
-        let _ = NetConf::parse(&text, Checks::Assigned { v4: None, v6: None });
+        let _ = NetConf::parse(&text, Checks::Assigned { found: &[] });
     }
 }

@@ -13,8 +13,12 @@ impl Attrs {
     pub fn parse(text: &str) -> Result<Self, String> {
         let value: Value =
             serde_json::from_str(text).map_err(|why| format!("its value is no JSON: {why}"))?;
+        Self::read(&value)
+    }
+
+    pub(crate) fn read(value: &Value) -> Result<Self, String> {
         let value =
-            Object::of(&value, "").map_err(|_| "its value is not a JSON object".to_owned())?;
+            Object::of(value, "").map_err(|_| "its value is not a JSON object".to_owned())?;
         let public_ip = parsed(&value, "PublicIP", "an IPv4 address")?;
         Ok(Self {
             public_ip: public_ip.filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
@@ -74,7 +78,7 @@ impl Published {
 }
 
 impl Vtep {
-    fn to_json(self) -> Value {
+    pub(crate) fn to_json(self) -> Value {
         let mut map = Map::new();
         if let Some(vni) = self.vni {
             map.insert("VNI".into(), vni.into());
@@ -110,7 +114,7 @@ impl Extra {
         }))
     }
 
-    fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut map = Map::new();
         if let Some(Identity { machine, node }) = &self.identity {
             map.insert("Node".into(), node.as_str().into());

@@ -118,7 +118,9 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
 
 /// Its newest view of what there is, as a node sees it that claims nothing.
 fn read_store(options: &Options, identity: &crate::lease::Identity) -> Result<View, String> {
-    let store = daemon::store(options, identity)?;
+    // Nobody is told how it goes.
+    let (_reports, report) = watch::channel(reconcile::Report::default());
+    let store = daemon::store(options, identity, &report)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -10,18 +10,13 @@ use crate::conf::Backend;
 use crate::firewall::{Guard, Masquerade, Spec};
 
 pub(super) fn plan(inputs: &Inputs) -> Spec {
-    let conf = &inputs.conf;
-    let networks = [
-        conf.v4.map(|pool| IpNetwork::V4(pool.network)),
-        conf.v6.map(|pool| IpNetwork::V6(pool.network)),
-    ];
     let own = [
         inputs.own.subnets.v4.map(IpNetwork::V4),
         inputs.own.subnets.v6.map(IpNetwork::V6),
     ];
     let wishes = &inputs.wishes;
     Spec {
-        networks: networks.into_iter().flatten().collect(),
+        networks: inputs.conf.networks.clone(),
         own: own.into_iter().flatten().collect(),
         masquerade: wishes.masquerade.then(|| Masquerade {
             random_fully: wishes.random_fully,

@@ -58,12 +58,10 @@ pub(super) fn plan(inputs: &Inputs, port: u16) -> Desired {
 }
 
 fn routes(inputs: &Inputs) -> Vec<Route> {
-    let v4 = inputs.conf.v4.map(|pool| IpNetwork::V4(pool.network));
-    let v6 = inputs.conf.v6.map(|pool| IpNetwork::V6(pool.network));
-    let networks = v4.into_iter().chain(v6);
+    let networks = inputs.conf.networks.iter();
     networks
         .map(|destination| Route {
-            destination,
+            destination: *destination,
             metric: Family::of(destination.ip()).metric(),
             by: By::Overlay,
         })

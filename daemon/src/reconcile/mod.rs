@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnetwork::IpNetwork;
 use weft_dataplane::Fds;
 use weft_net::Rtnl;
 use weft_net::sys::{Turn, take_turns};
@@ -27,7 +26,7 @@ use crate::lease::{Identity, Lease, Subnets};
 use crate::overlay::Path;
 use crate::plan::{self, Desired, Device, Ground, Inputs, Wishes};
 use crate::rfc3339::Utc;
-use crate::store::{Claim, Own, Peers, View};
+use crate::store::{Chosen, Claim, Own, Peers, View};
 
 pub use basis::{claim, networks, offer, ways};
 pub use inbox::{Inbox, Post};
@@ -69,7 +68,7 @@ impl Standing {
 }
 
 /// Chooses the interface, as things are; the error is for the operator.
-pub type Choose = Box<dyn FnMut(&mut Rtnl, &NetConf) -> Result<Standing, String> + Send>;
+pub type Choose = Box<dyn FnMut(&mut Rtnl, &NetConf, Chosen) -> Result<Standing, String> + Send>;
 
 /// What the loop hands out.
 #[expect(
@@ -210,6 +209,7 @@ impl Reconciler {
             if now >= self.next_view
                 && let Some(view) = self.inbox.take()
             {
+                self.dirty.ground |= view.chosen != self.view.chosen;
                 self.view = view;
                 self.round();
                 if self.has_plan {
@@ -357,7 +357,7 @@ impl Reconciler {
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {
-        match (self.choose)(&mut self.rtnl, conf) {
+        match (self.choose)(&mut self.rtnl, conf, self.view.chosen) {
             Ok(standing) => {
                 if self.standing.as_ref() != Some(&standing) {
                     tracing::info!(
@@ -385,18 +385,12 @@ impl Reconciler {
     }
 
     fn tell_of_overlap(&mut self, conf: &NetConf, standing: &Standing) {
-        let pods = [
-            conf.v4.map(|pool| IpNetwork::V4(pool.network)),
-            conf.v6.map(|pool| IpNetwork::V6(pool.network)),
-        ];
         let addresses = [
             standing.ground.v4.map(IpAddr::V4),
             standing.ground.v6.map(IpAddr::V6),
         ];
-        for (network, address) in pods.into_iter().zip(addresses) {
-            if let (Some(network), Some(address)) = (network, address)
-                && network.contains(address)
-            {
+        for address in addresses.into_iter().flatten() {
+            for network in conf.networks.iter().filter(|n| n.contains(address)) {
                 self.report.note(format!(
                     "the pod network {network} overlaps the underlay: {} has {address}; pods \
                      and nodes of one address cannot reach each other, so give the pods a \

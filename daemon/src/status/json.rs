@@ -60,7 +60,7 @@ impl Status {
                 json!({"kind": kind, "command": command, "count": count})
             }).collect::<Vec<_>>(),
             "last_repairs": report.last_repairs.iter().map(repaired).collect::<Vec<_>>(),
-            "notes": report.notes,
+            "notes": view.notes.iter().chain(&report.notes).collect::<Vec<_>>(),
             "forward_hooks": report.hooks.iter().map(hook).collect::<Vec<_>>(),
             "packet_path": self.packet_path().as_ref().map(path::to_json),
             "guard": {"on": report.guard, "dropped_packets": report.guard_dropped},

@@ -162,12 +162,7 @@ impl Status {
     }
 
     pub fn networks(&self) -> Vec<IpNetwork> {
-        let Some(conf) = self.conf() else {
-            return Vec::new();
-        };
-        let v4 = conf.v4.map(|pool| pool.network.into());
-        let v6 = conf.v6.map(|pool| pool.network.into());
-        v4.into_iter().chain(v6).collect()
+        self.conf().map_or(Vec::new(), |conf| conf.networks.clone())
     }
 
     /// The lease that pods live by: held, or lost to another node.

@@ -93,7 +93,7 @@ fn view() -> View {
             slowest: Duration::from_millis(14),
             expires_in: Some(Duration::from_secs(86_400)),
         },
-        remembered: None,
+        ..View::default()
     }
 }
 

@@ -187,7 +187,7 @@ impl Status {
         let stats = self.packet_path();
         let missing = stats.iter().flat_map(path::missing);
         page.list("What the packet path does without", missing);
-        page.list("To know", report.notes.iter());
+        page.list("To know", self.view.notes.iter().chain(&report.notes));
         page.list(
             "Put back, by who took it away",
             report

@@ -5,6 +5,8 @@
 pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+#[cfg(feature = "kube")]
+pub mod kube;
 pub mod leased;
 pub mod leasing;
 pub mod registry;
@@ -78,8 +80,18 @@ pub struct View {
     /// None until they were listed.
     pub peers: Option<Arc<Peers>>,
     pub health: Health,
+    /// What the operator should know of what the store holds.
+    pub notes: Vec<String>,
+    /// What this node is to publish, whatever its interface's addresses and the command line are.
+    pub chosen: Chosen,
     /// Some of it the store has not told yet: it is what an earlier run knew at that time.
     pub remembered: Option<SystemTime>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Chosen {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
 }
 
 /// How it stands with this node's own lease.

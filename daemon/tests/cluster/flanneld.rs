@@ -73,6 +73,7 @@ fn command(world: &World, node: &Node<'_>, store: &Store, conf: &str) -> Cmd {
         .arg(match store {
             Store::Directory(dir) => dir.display().to_string(),
             Store::Etcd(etcd) => etcd.endpoints(),
+            Store::Kube(_) => panic!("this flanneld knows no Kubernetes"),
         })
         .inside(&node.netns)
 }

@@ -67,7 +67,7 @@ impl<'w> Cluster<'w> {
     pub(crate) fn etcd(&self) -> &Etcd {
         match &self.store {
             Store::Etcd(etcd) => etcd,
-            Store::Directory(_) => panic!("this cluster has no etcd"),
+            Store::Directory(_) | Store::Kube(_) => panic!("this cluster has no etcd"),
         }
     }
 

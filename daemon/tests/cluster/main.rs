@@ -4,7 +4,7 @@
 //! ```text
 //!  pod ── cni0 ── node-1 ── eth0 ─┬─ wire-0 ──┐
 //!  pod ── cni0 ── node-2 ── eth0 ─┘           ├── the world, which routes between its two wires,
-//!  pod ── cni0 ── node-3 ── eth0 ─── wire-1 ──┘   and holds the store (a directory, or etcd)
+//!  pod ── cni0 ── node-3 ── eth0 ─── wire-1 ──┘   and holds the store (a directory, etcd, an API server)
 //!
 //!  node n of wire w: 192.168.(9 + w).n, fd90:0:0:w::n
 //! ```
@@ -30,6 +30,7 @@ mod flood;
 mod handover;
 mod harness;
 mod integrity;
+mod kube;
 mod matrix;
 mod migration;
 mod outages;

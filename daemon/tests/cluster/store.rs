@@ -1,14 +1,17 @@
-//! Where a cluster's leases are, seen by an operator's hand: a directory, or etcd.
+//! Where a cluster's leases are, seen by an operator's hand: a directory, etcd, or Kubernetes,
+//! which has no keys but nodes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::etcd::Etcd;
+use crate::kube::Kubernetes;
 
 /// Keys are relative, as `subnets/10.5.63.0-24`.
 pub(crate) enum Store {
     Directory(PathBuf),
     Etcd(Etcd),
+    Kube(Kubernetes),
 }
 
 impl Store {
@@ -22,6 +25,7 @@ impl Store {
                 fs::rename(&beside, &path).unwrap();
             }
             Self::Etcd(etcd) => etcd.put(key, value),
+            Self::Kube(kube) => kube.put(key, value),
         }
     }
 
@@ -31,6 +35,7 @@ impl Store {
                 .ok()
                 .map(|text| without_stamp(&text)),
             Self::Etcd(etcd) => etcd.get(key),
+            Self::Kube(_) => panic!("{NO_KEYS}"),
         }
     }
 
@@ -38,6 +43,7 @@ impl Store {
         match self {
             Self::Directory(dir) => fs::remove_file(dir.join(key)).unwrap(),
             Self::Etcd(etcd) => etcd.delete(key),
+            Self::Kube(_) => panic!("{NO_KEYS}"),
         }
     }
 
@@ -49,6 +55,7 @@ impl Store {
                 !text.contains(" ends=")
             }
             Self::Etcd(etcd) => etcd.lasts(key),
+            Self::Kube(_) => panic!("{NO_KEYS}"),
         }
     }
 
@@ -57,6 +64,7 @@ impl Store {
         match self {
             Self::Directory(dir) => keys_in(&dir.join("subnets")),
             Self::Etcd(etcd) => etcd.keys("subnets/"),
+            Self::Kube(_) => panic!("{NO_KEYS}"),
         }
     }
 
@@ -65,9 +73,12 @@ impl Store {
         match self {
             Self::Directory(dir) => vec![format!("--embedded-dir={}", dir.display())],
             Self::Etcd(etcd) => vec![format!("--etcd-endpoints={}", etcd.endpoints())],
+            Self::Kube(kube) => kube.flags(),
         }
     }
 }
+
+const NO_KEYS: &str = "a cluster of Kubernetes has nodes and no keys";
 
 fn keys_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

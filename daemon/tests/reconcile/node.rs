@@ -10,7 +10,7 @@ use weft_daemon::lease::{Attrs, Identity, Lease, Subnets};
 use weft_daemon::overlay::Path;
 use weft_daemon::plan::{Ground, Wishes};
 use weft_daemon::reconcile::{Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
-use weft_daemon::store::{Claim, Own, Peers, View};
+use weft_daemon::store::{Chosen, Claim, Own, Peers, View};
 use weft_netns::{World, wait_until};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -122,7 +122,7 @@ impl<'w> Node<'w> {
             },
             begin: Box::new(|| Ok(None)),
         };
-        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, conf: &NetConf| {
+        let choose = Box::new(|rtnl: &mut weft_net::Rtnl, conf: &NetConf, _: Chosen| {
             let link = rtnl.link("eth0").map_err(|e| e.to_string())?;
             Ok(Standing {
                 name: link.name,

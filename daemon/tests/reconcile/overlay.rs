@@ -55,7 +55,7 @@ fn ipv6_goes_over_ipv6_where_there_is_nothing_else() {
         let peer = world.netns("peer");
         world.exec("ip link set wire netns peer; ip link set eth0 up");
         peer.exec("ip link set lo up; ip link set wire up; ip addr add fd90::2/64 dev wire nodad");
-        let checks = Checks::Assigned { v4: None, v6: None };
+        let checks = Checks::Assigned { found: &[] };
         let conf = Arc::new(NetConf::parse(CONF, checks).unwrap());
         let _far = far_end(&peer);
         peer.exec(

@@ -103,7 +103,7 @@ impl Publisher {
                 expires_in: leasing.expires_in(now),
                 ..health
             },
-            remembered: None,
+            ..View::default()
         });
     }
 }

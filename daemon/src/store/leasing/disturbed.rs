@@ -8,7 +8,7 @@ use super::dice::Dice;
 /// Somebody else writes or deletes our key. The first time it is put right at once; then with
 /// growing patience, so that two who disagree do not write in turns as fast as they can.
 #[derive(Debug)]
-pub(super) struct Disturbed {
+pub(in crate::store) struct Disturbed {
     backoff: Backoff,
     last: Option<Duration>,
     repeatedly: bool,
@@ -16,7 +16,7 @@ pub(super) struct Disturbed {
 }
 
 impl Disturbed {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self {
             backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(60)),
             last: None,
@@ -26,7 +26,7 @@ impl Disturbed {
     }
 
     /// What to tell: until it is put right, and for a while if it happened more than once.
-    pub(super) fn told(&self, put_right: bool, now: Duration) -> Option<&str> {
+    pub(in crate::store) fn told(&self, put_right: bool, now: Duration) -> Option<&str> {
         let recent = self
             .last
             .is_some_and(|last| now.saturating_sub(last) < TOLD_FOR);
@@ -35,7 +35,12 @@ impl Disturbed {
     }
 
     /// When to put it right.
-    pub(super) fn until(&mut self, told: String, now: Duration, dice: &mut Dice) -> Duration {
+    pub(in crate::store) fn until(
+        &mut self,
+        told: String,
+        now: Duration,
+        dice: &mut Dice,
+    ) -> Duration {
         let quiet = self
             .last
             .is_none_or(|last| now.saturating_sub(last) > QUIET);
@@ -51,4 +56,4 @@ impl Disturbed {
 }
 /// After so long without a disturbance the next one is the first.
 const QUIET: Duration = Duration::from_secs(60);
-pub(super) const TOLD_FOR: Duration = Duration::from_secs(600);
+pub(in crate::store) const TOLD_FOR: Duration = Duration::from_secs(600);

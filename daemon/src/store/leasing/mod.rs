@@ -5,7 +5,7 @@
 pub mod backoff;
 pub mod choice;
 pub mod dice;
-mod disturbed;
+pub(in crate::store) mod disturbed;
 mod hold;
 pub mod owner;
 pub mod peers;

@@ -41,22 +41,35 @@ pub fn peers(
     }
     let v4_len = conf.and_then(|conf| conf.v4).map(|pool| pool.subnet_len);
     let v6_len = conf.and_then(|conf| conf.v6).map(|pool| pool.subnet_len);
-    let claims = set_apart(claims, &mut rubbish, |subnets| {
+    Peers {
+        leases: apart(claims, [v4_len, v6_len], &mut rubbish),
+        rubbish,
+    }
+}
+
+/// What is left once nobody claims what another claims; who has to yield is told. `lens` are the
+/// lengths that subnets of the network have, of both families.
+pub(in crate::store) fn apart(
+    claims: Vec<Claimed<'_>>,
+    [v4_len, v6_len]: [Option<u8>; 2],
+    rubbish: &mut Vec<Rubbish>,
+) -> Vec<Arc<Lease>> {
+    let claims = set_apart(claims, rubbish, |subnets| {
         let net = subnets.v4?;
         let bounds = [net.network(), net.broadcast()].map(|ip| u128::from(ip.to_bits()));
         Some((bounds, v4_len == Some(net.prefix())))
     });
-    let claims = set_apart(claims, &mut rubbish, |subnets| {
+    let claims = set_apart(claims, rubbish, |subnets| {
         let net = subnets.v6?;
         let bounds = [net.network(), net.broadcast()].map(|ip| ip.to_bits());
         Some((bounds, v6_len == Some(net.prefix())))
     });
     let mut leases: Vec<_> = claims.into_iter().map(|claimed| claimed.lease).collect();
     leases.sort_by_key(|lease| lease.subnets);
-    Peers { leases, rubbish }
+    leases
 }
 
-struct Claimed<'a> {
+pub(in crate::store) struct Claimed<'a> {
     key: &'a str,
     lease: Arc<Lease>,
     /// Not missing.
@@ -64,7 +77,7 @@ struct Claimed<'a> {
 }
 
 impl<'a> Claimed<'a> {
-    fn new(key: &'a str, lease: Arc<Lease>, stands: bool) -> Self {
+    pub(in crate::store) fn new(key: &'a str, lease: Arc<Lease>, stands: bool) -> Self {
         Self { key, lease, stands }
     }
 }

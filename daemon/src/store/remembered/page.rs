@@ -162,7 +162,7 @@ impl Page {
             return Ok(None);
         }
         let conf = head.get("Config").ok_or("it has no configuration")?;
-        let anything = Checks::Assigned { v4: None, v6: None };
+        let anything = Checks::Assigned { found: &[] };
         let conf = NetConf::parse(&conf.to_string(), anything).map_err(|why| why.to_string())?;
         let until = time(&head, "Until")?;
         let lasts = until.is_none_or(|until| now < until);

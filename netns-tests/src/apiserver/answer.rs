@@ -1,0 +1,454 @@
+//! One request and its answer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::access::Connection;
+use super::http::{Answer, Request, failure};
+use super::query::Query;
+use super::shape::Shape;
+use super::store::Key;
+use super::watch::Watch;
+use super::{Seen, Shared, State, fields, patch};
+
+/// False when the connection is done with.
+pub(super) fn one(shared: &Shared, connection: &mut Connection) -> io::Result<bool> {
+    let Some(request) = Request::read(connection)? else {
+        return Ok(false);
+    };
+    let certified = connection.certified;
+    let mut answer = Answer {
+        connection,
+        sent: Arc::default(),
+        code: Arc::default(),
+    };
+    let trouble = {
+        let mut state = shared.lock();
+        state.seen.push(Seen {
+            method: request.method.clone(),
+            target: request.target.clone(),
+            accept: request.header("accept").unwrap_or_default().to_owned(),
+            body: String::from_utf8_lossy(&request.body).into_owned(),
+            code: Arc::clone(&answer.code),
+            sent: Arc::clone(&answer.sent),
+        });
+        state.trouble.clone()
+    };
+    thread::sleep(trouble.slow);
+    if trouble.hangs {
+        let mut state = shared.lock();
+        while state.trouble.hangs && !state.stopped {
+            state = shared
+                .news
+                .wait(state)
+                .map_err(|_| io::Error::other("a thread has failed"))?;
+        }
+        return Ok(false);
+    }
+    if let Some((code, retry_after)) = trouble.refuses {
+        let headers = retry_after.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
+        answer.whole(code, &headers, &failure(code, "as it was told"))?;
+        return Ok(true);
+    }
+    if let Some((_, code)) = trouble
+        .refuses_some
+        .filter(|(part, _)| request.target.contains(part))
+    {
+        answer.whole(code, "", &failure(code, "as it was told"))?;
+        return Ok(true);
+    }
+    if !shared.lock().access.knows(&request, certified) {
+        answer.whole(401, "", &failure(401, "Unauthorized"))?;
+        return Ok(true);
+    }
+    route(shared, &request, &mut answer)
+}
+
+/// Where a path leads.
+struct Place {
+    key: Key,
+    singular: &'static str,
+    subresource: String,
+}
+
+impl Place {
+    fn of(path: &str) -> Option<Self> {
+        let parts: Vec<_> = path.trim_matches('/').split('/').collect();
+        let (namespace, rest) = match parts.as_slice() {
+            ["api", "v1", "namespaces", namespace, rest @ ..] => (*namespace, rest),
+            ["api", "v1", rest @ ..] => ("", rest),
+            _ => return None,
+        };
+        let (kind, rest) = rest.split_first()?;
+        let (singular, is_namespaced) = match *kind {
+            "nodes" => ("Node", false),
+            "pods" => ("Pod", true),
+            "configmaps" => ("ConfigMap", true),
+            "events" => ("Event", true),
+            _ => return None,
+        };
+        let name = rest.first().copied().unwrap_or("");
+        if is_namespaced == namespace.is_empty() && !(name.is_empty() && is_namespaced) {
+            return None;
+        }
+        Some(Self {
+            key: Key::new(kind, namespace, name),
+            singular,
+            subresource: rest.get(1..).unwrap_or_default().join("/"),
+        })
+    }
+
+    fn resource(&self) -> String {
+        match self.subresource.as_str() {
+            "" => self.key.kind.clone(),
+            sub => format!("{}/{sub}", self.key.kind),
+        }
+    }
+}
+
+fn route(shared: &Shared, request: &Request, answer: &mut Answer<'_>) -> io::Result<bool> {
+    let (path, query) = Query::split(&request.target);
+    let place = Place::of(path);
+    let Some(place) = place.filter(|place| matches!(&*place.subresource, "" | "status")) else {
+        let why = "the server could not find the requested resource";
+        answer.whole(404, "", &failure(404, why))?;
+        return Ok(true);
+    };
+    let watches = query.is("watch");
+    let has_name = !place.key.name.is_empty();
+    let verb = match (request.method.as_str(), has_name) {
+        ("GET", false) if watches => "watch",
+        ("GET", false) => "list",
+        ("GET", true) => "get",
+        ("POST", false) => "create",
+        ("PATCH", true) => "patch",
+        ("PUT", true) => "update",
+        ("DELETE", true) => "delete",
+        _ => {
+            answer.whole(
+                405,
+                "",
+                &failure(405, "the server does not allow this method"),
+            )?;
+            return Ok(true);
+        }
+    };
+    let name = has_name.then_some(place.key.name.as_str());
+    let may = shared.lock().access.allows(verb, &place.resource(), name);
+    if !may {
+        let why = format!(
+            "{} {:?} is forbidden: User \"system:serviceaccount:test:weft\" cannot {verb} resource \
+             {:?} in API group \"\"",
+            place.resource(),
+            place.key.name,
+            place.resource()
+        );
+        answer.whole(403, "", &failure(403, why))?;
+        return Ok(true);
+    }
+    let knows_metadata = !shared.lock().trouble.knows_no_metadata;
+    let Some(shape) = Shape::chosen(request.header("accept"), knows_metadata) else {
+        let why = "only the following media types are accepted: application/json";
+        answer.whole(406, "", &failure(406, why))?;
+        return Ok(true);
+    };
+    if verb == "watch" {
+        return watch(shared, &place, &query, shape, answer);
+    }
+    let done = match verb {
+        "list" => list(&shared.lock(), &place, &query, shape),
+        "get" => get(&shared.lock(), &place).and_then(|object| shaped(shape, 200, &object)),
+        "create" => create(&mut shared.lock(), &place, request),
+        "patch" => apply(&mut shared.lock(), &place, request)
+            .and_then(|object| shaped(shape, 200, &object)),
+        "update" => parsed(request).and_then(|object| {
+            let mut state = shared.lock();
+            get(&state, &place)?;
+            Ok((200, state.store.put(object)))
+        }),
+        _ => remove(&mut shared.lock(), &place),
+    };
+    shared.news.notify_all();
+    let (code, body) = match done {
+        Ok(done) => done,
+        Err((code, why)) => (code, failure(code, why)),
+    };
+    answer.whole(code, "", &body)?;
+    Ok(true)
+}
+
+type Done = Result<(u16, Value), (u16, String)>;
+
+fn watch(
+    shared: &Shared,
+    place: &Place,
+    query: &Query,
+    shape: Shape,
+    answer: &mut Answer<'_>,
+) -> io::Result<bool> {
+    let refused = match (query.name(), shape) {
+        (Err(why), _) => Some((400, why)),
+        (_, Shape::MetadataList) => Some((406, "a list is no shape of events".to_owned())),
+        _ => None,
+    };
+    if let Some((code, why)) = refused {
+        answer.whole(code, "", &failure(code, why))?;
+        return Ok(true);
+    }
+    {
+        let state = shared.lock();
+        let version = query.get("resourceVersion").and_then(|v| v.parse().ok());
+        let gone = version.is_some_and(|version: u64| {
+            version > 0 && state.store.changes_since(version).is_none()
+        });
+        if gone && state.trouble.gone_at_once {
+            drop(state);
+            let why = "too old resource version";
+            answer.whole(410, "", &failure(410, why))?;
+            return Ok(true);
+        }
+    }
+    let watch = Watch {
+        kind: &place.key.kind,
+        singular: place.singular,
+        query,
+        shape,
+    };
+    watch.serve(shared, answer)
+}
+
+fn list(state: &State, place: &Place, query: &Query, shape: Shape) -> Done {
+    let name = query.name().map_err(|why| (400, why))?;
+    let asked: usize = query.get("limit").and_then(|l| l.parse().ok()).unwrap_or(0);
+    // Whoever is content with what the cache has is given all of it.
+    let cached = query.get("resourceVersion") == Some("0");
+    let version = query.get("resourceVersion").and_then(|v| v.parse().ok());
+    if version.is_some_and(|version: u64| version > state.store.version) {
+        return Err((504, "Too large resource version".to_owned()));
+    }
+    let limit = match (asked, state.trouble.page) {
+        (0, None) => usize::MAX,
+        (_, Some(page)) => page,
+        (_, None) if cached => usize::MAX,
+        (asked, None) => asked,
+    };
+    let (at, from) = match query.get("continue").filter(|token| !token.is_empty()) {
+        None => (state.store.version, String::new()),
+        Some(token) => token
+            .split_once('/')
+            .filter(|_| !state.trouble.forgets_pages)
+            .and_then(|(version, from)| Some((version.parse().ok()?, from.to_owned())))
+            .filter(|(version, _)| state.store.changes_since(*version).is_some())
+            .ok_or_else(|| (410, "The provided continue parameter is too old to display a consistent list result."
+                    .to_owned()))?,
+    };
+    let key = Key::new(&place.key.kind, "", &from);
+    let found = state.store.after(&key);
+    let found: Vec<_> = found
+        .filter(|(key, _)| name.is_none_or(|name| key.name == name))
+        .take(limit.saturating_add(1))
+        .collect();
+    let mut metadata = json!({"resourceVersion": at.to_string()});
+    if found.len() > limit {
+        metadata["continue"] = json!(format!("{at}/{}", found[limit - 1].0.name));
+    }
+    let items: Vec<_> = found
+        .iter()
+        .take(limit)
+        .map(|(_, object)| *object)
+        .collect();
+    let list = shape.list(place.singular, metadata, &items);
+    list.map(|list| (200, list))
+        .ok_or_else(|| (406, "a list is no single object".to_owned()))
+}
+
+fn get(state: &State, place: &Place) -> Result<Value, (u16, String)> {
+    let found = state.store.get(&place.key).cloned();
+    found.ok_or_else(|| {
+        let Key { kind, name, .. } = &place.key;
+        (404, format!("{kind} {name:?} not found"))
+    })
+}
+
+fn shaped(shape: Shape, code: u16, object: &Value) -> Done {
+    let shaped = shape.one(object);
+    shaped
+        .map(|object| (code, object))
+        .ok_or_else(|| (406, "one object is no list".to_owned()))
+}
+
+fn parsed(request: &Request) -> Result<Value, (u16, String)> {
+    let object: Value = serde_json::from_slice(&request.body)
+        .map_err(|why| (400, format!("the body is no JSON: {why}")))?;
+    match object.is_object() {
+        true => Ok(object),
+        false => Err((400, "the body is no object".to_owned())),
+    }
+}
+
+fn create(state: &mut State, place: &Place, request: &Request) -> Done {
+    let mut object = parsed(request)?;
+    if object["kind"].as_str() != Some(place.singular) {
+        return Err((400, format!("the object is no {}", place.singular)));
+    }
+    let metadata = object["metadata"].as_object_mut();
+    let metadata = metadata.ok_or_else(|| (422, "metadata: Required value".to_owned()))?;
+    if !place.key.namespace.is_empty() {
+        let given = metadata.get("namespace").and_then(Value::as_str);
+        if given.is_some_and(|given| given != place.key.namespace) {
+            return Err((
+                400,
+                "the namespace of the provided object does not match the namespace sent on the \
+                 request"
+                    .to_owned(),
+            ));
+        }
+        metadata.insert("namespace".into(), json!(place.key.namespace));
+    }
+    if metadata.get("name").and_then(Value::as_str).is_none() {
+        let prefix = metadata.get("generateName").and_then(Value::as_str);
+        let prefix = prefix.ok_or_else(|| (422, "metadata.name: Required value".to_owned()))?;
+        let name = format!("{prefix}{:05x}", state.store.version);
+        metadata.insert("name".into(), json!(name));
+    }
+    judge_event(place, &object)?;
+    let key = Key::of(&object);
+    if state.store.get(&key).is_some() {
+        return Err((409, format!("{} {:?} already exists", key.kind, key.name)));
+    }
+    let manager = manager(request);
+    let written = object.clone();
+    fields::note(&mut object, &manager, "", &written);
+    Ok((201, state.store.put(object)))
+}
+
+/// What the server looks at in an Event.
+fn judge_event(place: &Place, event: &Value) -> Result<(), (u16, String)> {
+    if place.singular != "Event" {
+        return Ok(());
+    }
+    let of = event["involvedObject"]["namespace"].as_str().unwrap_or("");
+    let expected = if of.is_empty() { "default" } else { of };
+    if place.key.namespace != expected {
+        return Err((
+            422,
+            "involvedObject.namespace: Invalid value: does not match event.namespace".to_owned(),
+        ));
+    }
+    for time in ["firstTimestamp", "lastTimestamp"] {
+        let text = event[time].as_str().unwrap_or_default();
+        if text.len() != "2026-01-15T08:30:00Z".len() || !text.ends_with('Z') {
+            return Err((
+                400,
+                format!("{time}: {text:?} is no RFC 3339 time in seconds"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn remove(state: &mut State, place: &Place) -> Done {
+    get(state, place)?;
+    state.store.delete(&place.key);
+    Ok((
+        200,
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+    ))
+}
+
+fn apply(state: &mut State, place: &Place, request: &Request) -> Result<Value, (u16, String)> {
+    let before = get(state, place)?;
+    let patch = parsed(request)?;
+    let given = |key: &str| patch["metadata"][key].as_str();
+    for precondition in ["resourceVersion", "uid"] {
+        if given(precondition).is_some_and(|given| before["metadata"][precondition] != given) {
+            return Err((
+                409,
+                "the object has been modified; please apply your changes to the latest version"
+                    .to_owned(),
+            ));
+        }
+    }
+    if given("name").is_some_and(|name| name != place.key.name) {
+        return Err((
+            400,
+            "the name of the object does not match the URL".to_owned(),
+        ));
+    }
+    let mut object = before.clone();
+    match request.header("content-type").unwrap_or_default() {
+        "application/merge-patch+json" => patch::merge(&mut object, &patch),
+        "application/strategic-merge-patch+json" => patch::strategic(&mut object, &patch),
+        other => {
+            return Err((
+                415,
+                format!(
+                    "the body of the request was in an unknown format ({other}) - accepted media \
+                     types include: application/merge-patch+json, \
+                     application/strategic-merge-patch+json"
+                ),
+            ));
+        }
+    }
+    // Each of the two sees what is the other's and changes nothing of it.
+    let others = if place.subresource == "status" {
+        "spec"
+    } else {
+        "status"
+    };
+    if place.singular == "Node" {
+        object[others] = before[others].clone();
+    }
+    judge(&before, &object, &place.key.name)?;
+    if object == before {
+        return Ok(before);
+    }
+    fields::note(&mut object, &manager(request), &place.subresource, &patch);
+    Ok(state.store.put(object))
+}
+
+fn judge(before: &Value, after: &Value, name: &str) -> Result<(), (u16, String)> {
+    for of in ["annotations", "labels"] {
+        let texts = after["metadata"][of].as_object();
+        if texts.is_some_and(|texts| texts.values().any(|text| !text.is_string())) {
+            return Err((
+                400,
+                format!(
+                    "json: cannot unmarshal into Go struct field ObjectMeta.metadata.{of} of type string"
+                ),
+            ));
+        }
+    }
+    for cidr in ["podCIDR", "podCIDRs"] {
+        let known = &before["spec"][cidr];
+        if !known.is_null() && *known != after["spec"][cidr] {
+            return Err((
+                422,
+                format!(
+                    "Node {name:?} is invalid: spec.{cidr}: Forbidden: node updates may not change \
+                     podCIDR except from \"\" to valid"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The first word of the user agent.
+fn manager(request: &Request) -> String {
+    let agent = request.header("user-agent").unwrap_or("unknown");
+    let end = agent.find(['/', ' ']).unwrap_or(agent.len());
+    agent[..end].to_owned()
+}
+
+impl std::fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("code", &self.code.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}
