@@ -34,7 +34,7 @@ STATIC = $(if $(findstring /,$(shell cc -print-file-name=libc.a)),-C target-feat
 
 TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
 	containernetworking-plugins netavark containerd runc podman \
-	etcd-server etcd-client openssl ethtool iperf3 protobuf-compiler libprotobuf-dev
+	etcd-server etcd-client openssl ethtool iperf3 curl jq protobuf-compiler libprotobuf-dev
 # What etcd's client is generated with.
 BUILD_PACKAGES := protobuf-compiler libprotobuf-dev
 PATH_PACKAGES := iproute2 nftables ethtool iperf3 util-linux wireguard-go wireguard-tools

@@ -37,7 +37,7 @@ use crate::store::etcd::Etcd;
 use crate::store::kube::Kube;
 use crate::store::leased::Leased;
 use crate::store::remembered::{self, Remembered};
-use crate::store::{Claim, Store, View};
+use crate::store::{Chosen, Claim, Store, View};
 use crate::subnet_file::{Found, SubnetFile};
 
 /// Runs until it is told to stop. The error is why it could not begin; what it meets later is
@@ -369,15 +369,8 @@ fn choose(options: &Options) -> Choose {
     let mut chosen: Option<Underlay> = None;
     let mut is_prepared = false;
     Box::new(move |rtnl, conf, published| {
-        let wanted = Wanted {
-            public_ip: published.v4.or(wanted.public_ip),
-            public_ipv6: published.v6.or(wanted.public_ipv6),
-            ..wanted.clone()
-        };
-        let families = Families {
-            v4: conf.v4.is_some(),
-            v6: conf.v6.is_some(),
-        };
+        let wanted = wanted_with(&wanted, published);
+        let families = families(conf);
         if !is_prepared {
             // What the machine lacks depends on the families, so it is known no sooner.
             let notes = preflight::prepare(rtnl, families);
@@ -402,13 +395,27 @@ pub(crate) fn look_for_standing(
     options: &Options,
     rtnl: &mut Rtnl,
     conf: &NetConf,
+    published: Chosen,
 ) -> Result<Standing, String> {
-    let families = Families {
+    let wanted = wanted_with(&options.interface, published);
+    let landscape = Landscape::look(rtnl, &wanted).map_err(|e| e.to_string())?;
+    interface::choose(&wanted, families(conf), &landscape).map(standing)
+}
+
+/// What the store says is published goes before the command line.
+fn wanted_with(wanted: &Wanted, published: Chosen) -> Wanted {
+    Wanted {
+        public_ip: published.v4.or(wanted.public_ip),
+        public_ipv6: published.v6.or(wanted.public_ipv6),
+        ..wanted.clone()
+    }
+}
+
+fn families(conf: &NetConf) -> Families {
+    Families {
         v4: conf.v4.is_some(),
         v6: conf.v6.is_some(),
-    };
-    let landscape = Landscape::look(rtnl, &options.interface).map_err(|e| e.to_string())?;
-    interface::choose(&options.interface, families, &landscape).map(standing)
+    }
 }
 
 fn standing(underlay: Underlay) -> Standing {

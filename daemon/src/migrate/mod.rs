@@ -71,7 +71,7 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
         None => return Err("the store has no configuration".into()),
     };
     let mut rtnl = Rtnl::open().map_err(|e| e.to_string())?;
-    let standing = daemon::look_for_standing(options, &mut rtnl, &conf)?;
+    let standing = daemon::look_for_standing(options, &mut rtnl, &conf, view.chosen)?;
     let previous = previous(&options.subnet_file);
     let offer = reconcile::offer(&mut rtnl, &conf);
     let formerly = remembered::identity(&options.state_dir);

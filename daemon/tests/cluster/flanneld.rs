@@ -73,7 +73,8 @@ fn command(world: &World, node: &Node<'_>, store: &Store, conf: &str) -> Cmd {
         .arg(match store {
             Store::Directory(dir) => dir.display().to_string(),
             Store::Etcd(etcd) => etcd.endpoints(),
-            Store::Kube(_) => panic!("this flanneld knows no Kubernetes"),
+            Store::Kube(kube) => format!("kube={}", kube.url()),
         })
+        .env("NODE_NAME", &node.name)
         .inside(&node.netns)
 }

@@ -5,16 +5,51 @@
 #
 # flanneld BACKEND ADDRESS SUBNET_FILE OWN_SUBNET STORE     BACKEND: vxlan or host-gw
 #   OWN_SUBNET: which to lease if there is neither a lease nor a subnet file, as 10.244.7.0
-#   STORE: an address of etcd, or a directory
+#   STORE: an address of etcd, a directory, or kube= and the address of an API server, which has
+#   given the node NODE_NAME its subnet
 backend=$1 address=$2 file=$3 wish=$4 store=$5
 network=10.244.0.0/16 device=flannel.1 prefix=/coreos.com/network
 export ETCDCTL_API=3
 # What a shell has begun it ends first: so nothing is done when it is gone.
 trap exit TERM
 
+nodes=${store#kube=}/api/v1/nodes
+
+# A watch would hold what it knows while the server is slow to answer.
+api() { curl -sSf --retry 9 --retry-connrefused "$@"; }
+
+# Nodes whose annotations say that a flanneld serves them.
+managed() {
+    api "$nodes" | jq -r '.items[] | .spec.podCIDR as $subnet | .metadata.annotations // {} |
+        with_entries(.key |= ltrimstr("flannel.alpha.coreos.com/")) |
+        select(.["kube-subnet-manager"] == "true") |
+        {PublicIP: .["public-ip"], PublicIPv6: null, BackendType: .["backend-type"],
+            BackendData: .["backend-data"] | fromjson} |
+        "subnets/" + ($subnet | sub("/"; "-")) + "\t" + tojson'
+}
+
+annotate() {
+    jq '{metadata: {annotations: ({"backend-type": .BackendType,
+        "backend-data": .BackendData | tojson, "kube-subnet-manager": "true",
+        "public-ip": .PublicIP} | with_entries(.key |= "flannel.alpha.coreos.com/" + .))}}' |
+        patch_status
+}
+
+available() {
+    jq -n '{status: {conditions: [{type: "NetworkUnavailable", status: "False",
+        reason: "FlannelIsUp", message: "Flannel is running on this node",
+        lastHeartbeatTime: (now | todate), lastTransitionTime: (now | todate)}]}}' | patch_status
+}
+
+patch_status() {
+    api -o /dev/null -X PATCH -H 'Content-Type: application/strategic-merge-patch+json' \
+        --data-binary @- "$nodes/$NODE_NAME/status"
+}
+
 # A line for each lease: subnet (as 10.244.7.0), and its value.
 leases() {
     case $store in
+    kube=*) managed ;;
     http*) etcdctl --endpoints "$store" get --prefix "$prefix/subnets/" | paste - - ;;
     *) for key in "$store"/subnets/*; do
         printf '%s\t%s\n' "$key" "$(grep -v '^#' "$key")"
@@ -24,6 +59,7 @@ leases() {
 
 publish() {
     case $store in
+    kube=*) printf '%s' "$1" | annotate ;;
     http*)
         lease=$(etcdctl --endpoints "$store" lease grant 86400 | cut -d' ' -f2)
         etcdctl --endpoints "$store" put --lease="$lease" "$prefix/subnets/$own-24" -- "$1" >/dev/null
@@ -118,7 +154,10 @@ peer() {
 }
 
 [ "$backend" = vxlan ] && ensure_device
-own=$(leases | grep "\"PublicIP\":\"$address\"" | cut -d' ' -f1)
+case $store in
+kube=*) own=$(api "$nodes/$NODE_NAME" | jq -r '.spec.podCIDR | rtrimstr("/24")') ;;
+*) own=$(leases | grep "\"PublicIP\":\"$address\"" | cut -d' ' -f1) ;;
+esac
 [ -n "$own" ] || own=$(sed -n 's|FLANNEL_SUBNET=\(.*\)\.1/24|\1.0|p' "$file" 2>/dev/null)
 [ -n "$own" ] || own=$wish
 value="{\"PublicIP\":\"$address\",\"PublicIPv6\":null,\"BackendType\":\"$backend\""
@@ -129,6 +168,7 @@ publish "$value}"
 [ "$backend" = vxlan ] && address_device
 rules
 serve
+case $store in kube=*) available ;; esac
 
 known=
 while :; do

@@ -14,7 +14,7 @@ use crate::harness::{Cluster, DUAL_VXLAN, LIMIT, Node, VXLAN, lay_wires};
 use crate::store::Store;
 
 pub(crate) struct Kubernetes {
-    server: RefCell<ApiServer>,
+    pub(crate) server: RefCell<ApiServer>,
     conf: PathBuf,
 }
 
@@ -32,10 +32,40 @@ impl Kubernetes {
         fs::write(&self.conf, value).unwrap();
     }
 
+    /// By the subnets of the nodes that are served, sorted.
+    pub(crate) fn leases(&self) -> Vec<String> {
+        let mut keys: Vec<_> = self.served().map(|(key, _)| key).collect();
+        keys.sort();
+        keys
+    }
+
+    /// What such a node publishes for flanneld to read.
+    pub(crate) fn get(&self, key: &str) -> Option<String> {
+        let (_, node) = self.served().find(|(served, _)| served == key)?;
+        let mut told = node["metadata"]["annotations"].as_object()?.clone();
+        told.retain(|name, _| name.starts_with(FLANNELS) && !name.ends_with("/weft"));
+        told.sort_keys();
+        Some(Value::from(told).to_string())
+    }
+
+    fn served(&self) -> impl Iterator<Item = (String, Value)> {
+        let nodes = self.server.borrow().list("nodes").into_iter();
+        nodes.filter_map(|node| {
+            let annotations = &node["metadata"]["annotations"];
+            let is_served = annotations[format!("{FLANNELS}kube-subnet-manager")] == "true";
+            let subnet = node["spec"]["podCIDR"].as_str()?.replace('/', "-");
+            is_served.then(|| (format!("subnets/{subnet}"), node))
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.borrow().url()
+    }
+
     pub(crate) fn flags(&self) -> Vec<String> {
         vec![
             "--kube-subnet-mgr".to_owned(),
-            format!("--kube-api-url={}", self.server.borrow().url()),
+            format!("--kube-api-url={}", self.url()),
             format!("--net-config-path={}", self.conf.display()),
         ]
     }
@@ -63,7 +93,7 @@ impl Kubernetes {
         );
     }
 
-    fn condition(&self, node: &str) -> Value {
+    pub(crate) fn condition(&self, node: &str) -> Value {
         let node = self.server.borrow().node(node).unwrap();
         let conditions = node["status"]["conditions"].as_array().cloned();
         let mut conditions = conditions.unwrap_or_default().into_iter();
@@ -73,14 +103,16 @@ impl Kubernetes {
     }
 }
 
-fn cluster<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
+const FLANNELS: &str = "flannel.alpha.coreos.com/";
+
+pub(crate) fn cluster<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
     lay_wires(world);
     let store = Store::Kube(Kubernetes::of(world));
     store.put("config", conf);
     Cluster { world, store }
 }
 
-fn kube<'a>(cluster: &'a Cluster<'_>) -> &'a Kubernetes {
+pub(crate) fn kube<'a>(cluster: &'a Cluster<'_>) -> &'a Kubernetes {
     match &cluster.store {
         Store::Kube(kube) => kube,
         Store::Directory(_) | Store::Etcd(_) => panic!("this cluster is none of Kubernetes"),
@@ -88,7 +120,7 @@ fn kube<'a>(cluster: &'a Cluster<'_>) -> &'a Kubernetes {
 }
 
 /// Registers with a podCIDR, as a kubelet and the controllers do.
-fn register(cluster: &Cluster<'_>, node: &Node<'_>, cidrs: &[&str]) {
+pub(crate) fn register(cluster: &Cluster<'_>, node: &Node<'_>, cidrs: &[&str]) {
     kube(cluster)
         .server
         .borrow()

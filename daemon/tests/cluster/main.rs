@@ -31,6 +31,7 @@ mod handover;
 mod harness;
 mod integrity;
 mod kube;
+mod manifest;
 mod matrix;
 mod migration;
 mod outages;

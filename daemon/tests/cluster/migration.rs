@@ -2,23 +2,65 @@
 //!
 //! ```text
 //!  pod ── node-1: there and back ──┐
-//!  pod ── node-2: there and back ──┼── wire-0, etcd
+//!  pod ── node-2: there and back ──┼── wire-0, etcd or an API server
 //!  pod ── node-3: flanneld        ─┘
 //! ```
 
 use std::time::Duration;
 
-use weft_netns::{Cmd, Need, in_world, skip_unless};
+use serde_json::json;
+use weft_netns::apiserver::{Fat, Key, fat_node};
+use weft_netns::{Cmd, Need, World, in_world, skip_unless};
 
 use crate::etcd::etcd_is_here;
 use crate::flanneld::Flanneld;
 use crate::flood::Flood;
 use crate::harness::{Cluster, HOST_GW, Node, Pod, VXLAN};
+use crate::kube;
 
 #[track_caller]
 fn can_be_shown() -> bool {
     let tools = ["iptables-nft", "iptables-nft-restore", "nft", "bridge"];
     skip_unless(&tools.map(Need::Tool)) && etcd_is_here()
+}
+
+#[track_caller]
+fn can_be_shown_in_kubernetes() -> bool {
+    let tools = [
+        "iptables-nft",
+        "iptables-nft-restore",
+        "nft",
+        "bridge",
+        "curl",
+        "jq",
+    ];
+    skip_unless(&tools.map(Need::Tool))
+}
+
+/// On a cluster without a node.
+type Ground = for<'w> fn(&'w World, &str) -> Cluster<'w>;
+
+fn etcd<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
+    Cluster::on_etcd(world, conf, 1)
+}
+
+/// The nodes have the podCIDRs that their flannelds would lease elsewhere.
+fn kubernetes<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
+    let cluster = kube::cluster(world, conf);
+    for number in 1..=3 {
+        let (name, cidr) = (
+            format!("node-0-{number}"),
+            format!("10.244.{}.0/24", 10 + number),
+        );
+        let node = fat_node(
+            &name,
+            &format!("192.168.9.{number}"),
+            &[&cidr],
+            Fat { images: 5 },
+        );
+        kube::kube(&cluster).server.borrow().put(node);
+    }
+    cluster
 }
 
 /// Nodes that forward, which flanneld leaves to others to see to.
@@ -55,9 +97,9 @@ fn is_weftds(node: &Node<'_>) {
     assert!(peers.is_empty(), "routes without an owner: {peers:?}");
 }
 
-fn there_and_back(conf: &str, times: u32) {
+fn there_and_back(ground: Ground, conf: &str, times: u32) {
     in_world(|world| {
-        let cluster = Cluster::on_etcd(world, conf, 1);
+        let cluster = ground(world, conf);
         let nodes = nodes(&cluster);
         let flanneld = |node: &Node<'_>| Flanneld::start(world, node, &cluster.store, conf);
         let mut running = nodes.each_ref().map(|node| Some(flanneld(node)));
@@ -98,14 +140,37 @@ fn there_and_back(conf: &str, times: u32) {
 #[test]
 fn a_vxlan_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
     if can_be_shown() {
-        there_and_back(VXLAN, 3);
+        there_and_back(etcd, VXLAN, 3);
     }
 }
 
 #[test]
 fn a_host_gw_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
     if can_be_shown() {
-        there_and_back(HOST_GW, 3);
+        there_and_back(etcd, HOST_GW, 3);
+    }
+}
+
+#[test]
+fn a_kubernetes_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
+    if can_be_shown_in_kubernetes() {
+        there_and_back(kubernetes, VXLAN, 3);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_kubernetes_node_goes_there_and_back_a_hundred_times() {
+    if can_be_shown_in_kubernetes() {
+        there_and_back(kubernetes, VXLAN, 100);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_kubernetes_host_gw_node_goes_there_and_back_a_hundred_times() {
+    if can_be_shown_in_kubernetes() {
+        there_and_back(kubernetes, HOST_GW, 100);
     }
 }
 
@@ -113,7 +178,7 @@ fn a_host_gw_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_
 #[ignore = "for make soak: minutes"]
 fn soak_a_vxlan_node_goes_there_and_back_a_hundred_times() {
     if can_be_shown() {
-        there_and_back(VXLAN, 100);
+        there_and_back(etcd, VXLAN, 100);
     }
 }
 
@@ -121,7 +186,7 @@ fn soak_a_vxlan_node_goes_there_and_back_a_hundred_times() {
 #[ignore = "for make soak: minutes"]
 fn soak_a_host_gw_node_goes_there_and_back_a_hundred_times() {
     if can_be_shown() {
-        there_and_back(HOST_GW, 100);
+        there_and_back(etcd, HOST_GW, 100);
     }
 }
 
@@ -230,6 +295,65 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
             "flannel.1 is kept as it is",
             "0 taken over in place, 0 made, 0 changed, 2 as they should be",
             "is as it should be",
+        ] {
+            assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
+        }
+    });
+}
+
+#[test]
+fn what_would_change_of_a_kubernetes_node_is_told_and_nothing_is_written() {
+    if !can_be_shown_in_kubernetes() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = kubernetes(world, VXLAN);
+        let nodes = nodes(&cluster);
+        let running = nodes
+            .each_ref()
+            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
+        for (node, flanneld) in nodes.iter().zip(&running) {
+            flanneld.until_it_serves(node, &cluster.store);
+        }
+        let server = &kube::kube(&cluster).server;
+        let objects = || {
+            let server = server.borrow();
+            [server.list("nodes"), server.list("events")]
+        };
+        let (before, known) = (everything(&cluster, &nodes[0]), objects());
+        server.borrow().forget_seen();
+        let plan = told(&nodes[0]);
+        nothing_differs(&cluster, &nodes[0], &before);
+        assert_eq!(objects(), known);
+        let seen = server.borrow().seen();
+        assert!(seen.iter().any(|request| request.is_watch()), "{seen:?}");
+        assert!(
+            seen.iter().all(|request| request.method == "GET"),
+            "{seen:?}"
+        );
+        for part in [
+            "runs here (process ",
+            "10.244.11.0/24 is assigned to this node",
+            "flannel.1 is kept as it is",
+            "2 taken over in place, 0 made, 0 changed",
+            "0 set, 0 removed of 2 that stand",
+            "says the same, and is not written",
+        ] {
+            assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
+        }
+        let [first, ..] = running;
+        first.stop();
+        nodes[0].start();
+        is_weftds(&nodes[0]);
+        // An operator's annotation goes before the command line.
+        nodes[0].netns.exec("ip addr add 192.168.9.111/24 dev eth0");
+        let chosen = "flannel.alpha.coreos.com/node-public-ip";
+        let patch = json!({"metadata": {"annotations": {chosen: "192.168.9.111"}}});
+        server.borrow().merge(&Key::node(&nodes[0].name), &patch);
+        let plan = told(&nodes[0]);
+        for part in [
+            "0 taken over in place, 0 made, 0 changed, 2 as they should be",
+            ", 192.168.9.111 published",
         ] {
             assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
         }

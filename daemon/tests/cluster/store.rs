@@ -1,5 +1,5 @@
 //! Where a cluster's leases are, seen by an operator's hand: a directory, etcd, or Kubernetes,
-//! which has no keys but nodes.
+//! which has nodes: each that is served is read as a lease, and written as the object it is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ impl Store {
                 .ok()
                 .map(|text| without_stamp(&text)),
             Self::Etcd(etcd) => etcd.get(key),
-            Self::Kube(_) => panic!("{NO_KEYS}"),
+            Self::Kube(kube) => kube.get(key),
         }
     }
 
@@ -64,7 +64,7 @@ impl Store {
         match self {
             Self::Directory(dir) => keys_in(&dir.join("subnets")),
             Self::Etcd(etcd) => etcd.keys("subnets/"),
-            Self::Kube(_) => panic!("{NO_KEYS}"),
+            Self::Kube(kube) => kube.leases(),
         }
     }
 
@@ -78,7 +78,7 @@ impl Store {
     }
 }
 
-const NO_KEYS: &str = "a cluster of Kubernetes has nodes and no keys";
+const NO_KEYS: &str = "a cluster of Kubernetes has nodes, which are no keys to write";
 
 fn keys_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

@@ -8,6 +8,7 @@
 mod chart;
 mod contents;
 mod documents;
+mod migrate;
 mod overlays;
 mod schema;
 mod template;

@@ -10,7 +10,15 @@ use crate::contents;
 use crate::documents::{identity, path, read, sorted, text};
 use crate::schema;
 
-pub(crate) const ALL: [&str; 6] = ["vxlan", "host-gw", "udp", "dual-stack", "microk8s", "etcd"];
+pub(crate) const ALL: [&str; 7] = [
+    "vxlan",
+    "host-gw",
+    "udp",
+    "dual-stack",
+    "microk8s",
+    "migrate",
+    "etcd",
+];
 
 pub(crate) fn base() -> Vec<Value> {
     let kustomization = &read("base/kustomization.yaml")[0];
