@@ -22,7 +22,7 @@ use crate::identity;
 use crate::kernel::{self, Marks};
 use crate::lease::{Lease, Subnets};
 use crate::lock;
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::plan::{self, Desired, Device, Family, Inputs};
 use crate::reconcile::{self, Serving, Standing};
 use crate::store::leasing::owner;
@@ -76,7 +76,10 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
     let offer = reconcile::offer(&mut rtnl, &conf);
     let formerly = remembered::identity(&options.state_dir);
     let claim = reconcile::claim(&identity, &conf, &standing, previous, formerly, offer);
-    let (holding, peers) = hold(&view, &claim)?;
+    let (holding, peers) = match options.store {
+        options::Store::Kube(_) => assigned(&view)?,
+        _ => hold(&view, &claim)?,
+    };
     let own = Arc::new(holding.lease(&claim));
     let inputs = Inputs {
         ways: reconcile::ways(&mut rtnl, &conf, &peers),
@@ -153,12 +156,21 @@ fn read_store(options: &Options, identity: &crate::lease::Identity) -> Result<Vi
     view
 }
 
+/// What this node has published of its own subnet, which a subnet file could not give it.
+fn assigned(view: &View) -> Result<(Holding, Peers), String> {
+    let peers = view.peers.as_deref().cloned().unwrap_or_default();
+    match &view.own {
+        Own::Held(lease) => Ok((Holding::Assigned(Arc::clone(lease)), peers)),
+        _ => Err(
+            "this node's Node has no podCIDR, or none of flannel's annotations with the backend              that is configured: there is nothing to take over. Are --node-name and              --kube-annotation-prefix flanneld's own, and does net-conf.json name its backend?              `kubectl get node NAME -o yaml` shows what it has published"
+                .into(),
+        ),
+    }
+}
+
 /// Which of all leases is ours, and the others.
 fn hold(view: &View, claim: &Claim) -> Result<(Holding, Peers), String> {
     let mut peers = view.peers.as_deref().cloned().unwrap_or_default();
-    if let Own::Held(lease) = &view.own {
-        return Ok((Holding::Assigned(Arc::clone(lease)), peers));
-    }
     let judged = |lease: &Arc<Lease>| owner::ours_of(claim, lease).map(|how| (how, lease.clone()));
     let ours = peers.leases.iter().filter_map(judged);
     if let Some((how, lease)) = ours.max_by_key(|(how, _)| *how) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use weft_netns::apiserver::{Fat, Key, fat_node};
-use weft_netns::{Cmd, Need, World, in_world, skip_unless};
+use weft_netns::{Cmd, Done, Need, World, in_world, skip_unless};
 
 use crate::etcd::etcd_is_here;
 use crate::flanneld::Flanneld;
@@ -234,12 +234,16 @@ fn nothing_differs(cluster: &Cluster<'_>, node: &Node<'_>, before: &[String; 6])
     }
 }
 
-fn told(node: &Node<'_>) -> String {
-    let done = Cmd::new(env!("CARGO_BIN_EXE_weft"))
+fn plan(node: &Node<'_>) -> Done {
+    Cmd::new(env!("CARGO_BIN_EXE_weft"))
         .args(["migrate", "--plan"])
         .args(&node.flags)
         .inside(&node.netns)
-        .run();
+        .run()
+}
+
+fn told(node: &Node<'_>) -> String {
+    let done = plan(node);
     assert_eq!(done.code(), Some(0), "{}{}", done.stdout, done.stderr);
     done.stdout
 }
@@ -309,6 +313,10 @@ fn what_would_change_of_a_kubernetes_node_is_told_and_nothing_is_written() {
     in_world(|world| {
         let cluster = kubernetes(world, VXLAN);
         let nodes = nodes(&cluster);
+        let nothing = plan(&nodes[0]);
+        assert_eq!(nothing.code(), Some(1), "{}", nothing.stdout);
+        let part = "there is nothing to take over";
+        assert!(nothing.stderr.contains(part), "{}", nothing.stderr);
         let running = nodes
             .each_ref()
             .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
