@@ -36,7 +36,7 @@ use crate::store::etcd::Etcd;
 #[cfg(feature = "kube")]
 use crate::store::kube::Kube;
 use crate::store::leased::Leased;
-use crate::store::remembered::Remembered;
+use crate::store::remembered::{self, Remembered};
 use crate::store::{Chosen, Claim, Store, View};
 use crate::subnet_file::{Found, SubnetFile};
 
@@ -307,6 +307,7 @@ fn settings(options: &Options, identity: Identity) -> Settings {
         identity,
         wishes: wishes(options),
         previous: previous(&options.subnet_file),
+        formerly: remembered::identity(&options.state_dir),
         resync: options.resync,
         memory: options.run_dir.join("devices"),
     }

@@ -155,6 +155,7 @@ fn claim(offer: Offer) -> Claim {
         sources: Vec::new(),
         overwritten: false,
         previous: None,
+        formerly: None,
         offer,
     }
 }

@@ -26,6 +26,7 @@ use crate::options::{self, Options};
 use crate::plan::{self, Desired, Device, Family, Inputs};
 use crate::reconcile::{self, Serving, Standing};
 use crate::store::leasing::owner;
+use crate::store::remembered;
 use crate::store::{Claim, Own, Peers, View};
 use crate::subnet_file::{Found, SubnetFile};
 
@@ -73,7 +74,8 @@ pub fn plan(options: &Options) -> Result<Migration, String> {
     let standing = daemon::look_for_standing(options, &mut rtnl, &conf, view.chosen)?;
     let previous = previous(&options.subnet_file);
     let offer = reconcile::offer(&mut rtnl, &conf);
-    let claim = reconcile::claim(&identity, &conf, &standing, previous, offer);
+    let formerly = remembered::identity(&options.state_dir);
+    let claim = reconcile::claim(&identity, &conf, &standing, previous, formerly, offer);
     let (holding, peers) = match options.store {
         options::Store::Kube(_) => assigned(&view)?,
         _ => hold(&view, &claim)?,

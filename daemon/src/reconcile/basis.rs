@@ -17,6 +17,7 @@ pub fn claim(
     conf: &NetConf,
     standing: &Standing,
     previous: Option<Subnets>,
+    formerly: Option<Identity>,
     offer: Offer,
 ) -> Claim {
     let addresses = [
@@ -30,6 +31,7 @@ pub fn claim(
         sources: addresses.into_iter().flatten().collect(),
         overwritten: standing.overwritten(),
         previous,
+        formerly,
         offer,
     }
 }

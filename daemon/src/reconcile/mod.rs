@@ -42,6 +42,8 @@ pub struct Settings {
     pub wishes: Wishes,
     /// Of an earlier run, from the subnet file.
     pub previous: Option<Subnets>,
+    /// Of an earlier run, from what was remembered.
+    pub formerly: Option<Identity>,
     /// When all is looked at though nothing happened.
     pub resync: Duration,
     /// Remembers, for as long as the machine is up, which devices are of our making.
@@ -408,9 +410,12 @@ impl Reconciler {
             None => offer(&mut self.rtnl, conf),
         };
         let Settings {
-            identity, previous, ..
+            identity,
+            previous,
+            formerly,
+            ..
         } = &self.settings;
-        let claim = claim(identity, conf, standing, *previous, offer);
+        let claim = claim(identity, conf, standing, *previous, formerly.clone(), offer);
         if self.claimed.as_ref() != Some(&claim) {
             (self.outbox.claim)(claim.clone());
             self.claimed = Some(claim);

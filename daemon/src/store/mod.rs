@@ -47,6 +47,9 @@ pub struct Claim {
     pub overwritten: bool,
     /// What the subnet file of an earlier run says.
     pub previous: Option<Subnets>,
+    /// Who this node was when it last held a lease, as its own disk says: machines get other
+    /// names.
+    pub formerly: Option<Identity>,
     pub offer: Offer,
 }
 

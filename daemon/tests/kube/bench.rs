@@ -138,6 +138,7 @@ pub(crate) fn claim() -> Claim {
         sources: vec!["192.0.2.1".parse().unwrap()],
         overwritten: false,
         previous: None,
+        formerly: None,
         offer: Offer::Vxlan {
             vni: 1,
             v4: Some(MAC.parse().unwrap()),

@@ -237,6 +237,7 @@ fn settings(previous: Option<Subnets>) -> Settings {
             blackhole: false,
         },
         previous,
+        formerly: None,
         resync: Duration::from_secs(3600),
         memory,
     }

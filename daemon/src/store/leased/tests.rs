@@ -85,6 +85,7 @@ pub(super) fn claim(number: u32) -> Claim {
         sources: Vec::new(),
         overwritten: false,
         previous: None,
+        formerly: None,
         offer: Offer::HostGw,
     }
 }

@@ -5,9 +5,10 @@
 //! - It does not (flanneld wrote it, or an operator): its public address decides, as with flanneld.
 //! - It says who, another one, and has our address. A machine installed anew under its old name
 //!   looks so, a renamed one too, and so do two nodes behind one NAT. It is ours only if more
-//!   speaks for it: name or machine is ours *and* our own subnet file names the very subnet; or
-//!   the name is ours and the key is a reservation, which nobody gives a node by chance. What is
-//!   not ours by this and belongs to nobody expires by itself within a day.
+//!   speaks for it: our own subnet file names the very subnet, *and* the name is ours or our disk
+//!   says that we were the one it names (a machine-id alone proves nothing: it may be a clone's);
+//!   or the name is ours and the key is a reservation, which nobody gives a node by chance. What
+//!   is not ours by this and belongs to nobody expires by itself within a day.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,11 +66,11 @@ fn same_address(claim: &Claim, attrs: &Attrs) -> bool {
 
 fn speaks_for(claim: &Claim, identity: &Identity, subnets: &Subnets, lasts: bool) -> bool {
     let same_node = identity.node == claim.identity.node;
-    let same_machine = identity.machine == claim.identity.machine;
+    let is_our_former_self = claim.formerly.as_ref() == Some(identity);
     let remembered = claim
         .previous
         .is_some_and(|previous| previous.v4.is_some() && previous.v4 == subnets.v4);
-    (remembered && (same_node || same_machine)) || (lasts && same_node)
+    (remembered && (same_node || is_our_former_self)) || (lasts && same_node)
 }
 
 /// Who holds a lease, for a message.

@@ -133,6 +133,7 @@ fn claim() -> Claim {
         sources: Vec::new(),
         overwritten: false,
         previous: None,
+        formerly: None,
         offer: Offer::HostGw,
     }
 }
@@ -209,6 +210,21 @@ fn another_node_with_our_address_keeps_its_lease_unless_our_subnet_file_names_it
             .0,
         "10.5.3.0-24"
     );
+}
+
+#[test]
+fn a_renamed_node_keeps_its_lease_and_a_clone_at_its_address_does_not_get_it() {
+    let keys = [("10.5.3.0-24", weftd("10.0.0.1", "before", "m1"), false)];
+    let clone = remembering("10.5.3.0/24");
+    assert_ne!(Bench::new(clone, &keys).written().0, "10.5.3.0-24");
+    let renamed = Claim {
+        formerly: Some(Identity {
+            machine: "m1".into(),
+            node: "before".into(),
+        }),
+        ..remembering("10.5.3.0/24")
+    };
+    assert_eq!(Bench::new(renamed, &keys).written().0, "10.5.3.0-24");
 }
 
 #[test]

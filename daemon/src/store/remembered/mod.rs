@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Claim, Own, Store, View};
 use page::{Memory, Page};
 
-pub use page::{BESIDE, FILE};
+pub use page::{BESIDE, FILE, identity};
 
 /// A store with a memory.
 #[expect(missing_debug_implementations, reason = "a store has nothing to show")]

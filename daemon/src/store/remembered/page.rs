@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use weft_cni::Object;
 
 use crate::conf::{Checks, NetConf};
-use crate::lease::{Attrs, Lease, Subnets};
+use crate::lease::{Attrs, Identity, Lease, Subnets};
 use crate::store::{Own, Peers, View};
 
 /// In the state directory; and what a run that was killed while it wrote has left.
@@ -183,6 +183,17 @@ impl Page {
             until,
         }))
     }
+}
+
+/// Who the node was, whatever it is called today, and whichever store that was.
+pub fn identity(state_dir: &Path) -> Option<Identity> {
+    let file = File::open(state_dir.join(FILE)).ok()?;
+    let mut head = String::new();
+    BufReader::new(file).read_line(&mut head).ok()?;
+    let head: Value = serde_json::from_str(&head).ok()?;
+    let head = Object::of(&head, "").ok()?;
+    let own = lease_from_json(head.get("Own")?).ok()?;
+    own.attrs.extra?.identity
 }
 
 fn lease_to_json(lease: &Lease) -> Value {

@@ -208,6 +208,19 @@ fn a_lease_that_has_run_out_is_not_remembered_and_peers_are() {
     assert_eq!(late.peers, peers(&[2]));
 }
 
+/// Under whatever name and store the node runs today.
+#[test]
+fn a_node_knows_who_it_was() {
+    let dir = Scratch::new("was");
+    assert_eq!(identity(&dir.0), None);
+    let page = Page::new(dir.0.clone(), "elsewhere".into());
+    page.write(&Memory::of(&complete(&[2]), SystemTime::now()).unwrap())
+        .unwrap();
+    let was = lease(1).attrs.extra.as_ref().unwrap().identity.clone();
+    assert!(was.is_some());
+    assert_eq!(identity(&dir.0), was);
+}
+
 #[test]
 fn what_another_node_holds_is_not_remembered_as_ours() {
     let lost = View {

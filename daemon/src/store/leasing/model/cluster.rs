@@ -28,6 +28,8 @@ struct Node {
     claim: Claim,
     /// What the subnet file says.
     file: Option<Subnets>,
+    /// Who its disk says that it was.
+    was: Option<Identity>,
     heard: usize,
     /// Of this process.
     addresses: BTreeSet<Ipv4Addr>,
@@ -49,7 +51,7 @@ impl Cluster {
     pub(super) fn new(seed: u64) -> Self {
         let nodes = (0..NODES).map(|number| {
             let claim = claim(number);
-            Node::start(claim, None, seed.wrapping_add(number as u64))
+            Node::start(claim, None, None, seed.wrapping_add(number as u64))
         });
         Self {
             world: World::default(),
@@ -74,15 +76,19 @@ impl Cluster {
             Turn::Miss(node) => {
                 self.nodes[node].leasing.missed();
             }
-            Turn::Restart(node) => {
-                let (claim, file) = (self.nodes[node].claim.clone(), self.nodes[node].file);
-                self.restart(node, claim, file);
-            }
+            Turn::Restart(node) => self.restart(node, self.nodes[node].claim.clone()),
             Turn::Reinstall(node, keep) => {
-                let Node { claim, file, .. } = &self.nodes[node];
-                let (mut claim, file) = (claim.clone(), file.filter(|_| keep));
+                let at = &mut self.nodes[node];
+                at.file = at.file.filter(|_| keep);
+                at.was = at.was.take().filter(|_| keep);
+                let mut claim = at.claim.clone();
                 claim.identity.machine += "'";
-                self.restart(node, claim, file);
+                self.restart(node, claim);
+            }
+            Turn::Rename(node) => {
+                let mut claim = self.nodes[node].claim.clone();
+                claim.identity.node += "'";
+                self.restart(node, claim);
             }
             Turn::Move(node, ip) => self.shift(node, address(ip)),
             Turn::Overwrite(node, spoil) => self.overwrite(node, spoil),
@@ -244,7 +250,7 @@ impl Cluster {
         }
     }
 
-    fn restart(&mut self, at: usize, claim: Claim, file: Option<Subnets>) {
+    fn restart(&mut self, at: usize, claim: Claim) {
         if let Some(sent) = self.nodes[at]
             .wire
             .take()
@@ -253,7 +259,8 @@ impl Cluster {
             self.late.push((sent.change, sent.who));
         }
         self.seed = self.seed.wrapping_add(1);
-        self.nodes[at] = Node::start(claim, file, self.seed);
+        let Node { file, was, .. } = &self.nodes[at];
+        self.nodes[at] = Node::start(claim, *file, was.clone(), self.seed);
     }
 
     fn shift(&mut self, at: usize, ip: Ipv4Addr) {
@@ -342,8 +349,8 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(mut claim: Claim, file: Option<Subnets>, seed: u64) -> Self {
-        claim.previous = file;
+    fn start(mut claim: Claim, file: Option<Subnets>, was: Option<Identity>, seed: u64) -> Self {
+        (claim.previous, claim.formerly) = (file, was.clone());
         let margin = Duration::from_secs(3600);
         let mut leasing = Leasing::new(Terms { lasts: DAY, margin }, seed);
         leasing.configured(Arc::new(conf()));
@@ -355,6 +362,7 @@ impl Node {
             table,
             claim,
             file,
+            was,
             heard: 0,
             addresses,
             wire: None,
@@ -366,6 +374,7 @@ impl Node {
     fn writer(&self) -> Writer {
         Writer {
             identity: self.claim.identity.clone(),
+            formerly: self.claim.formerly.clone(),
             addresses: self.addresses.clone(),
         }
     }
@@ -395,6 +404,7 @@ impl Node {
         self.held = held;
         if let Own::Held(lease) = self.leasing.own() {
             self.file = Some(lease.subnets);
+            self.was = Some(self.claim.identity.clone());
         }
     }
 }
@@ -419,6 +429,7 @@ fn claim(number: usize) -> Claim {
         sources: Vec::new(),
         overwritten: false,
         previous: None,
+        formerly: None,
         offer: Offer::HostGw,
     }
 }

@@ -28,6 +28,8 @@ enum Turn {
     Restart(usize),
     /// The machine is installed anew: another machine-id, with or without its subnet file.
     Reinstall(usize, bool),
+    /// The machine gets another name.
+    Rename(usize),
     /// It gets an address that nobody has at the time.
     Move(usize, u8),
     /// A second daemon with the same name writes the node's key, or it is spoilt.
@@ -56,6 +58,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         2 => node.clone().prop_map(Turn::Miss),
         3 => node.clone().prop_map(Turn::Restart),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, keep)| Turn::Reinstall(node, keep)),
+        1 => node.clone().prop_map(Turn::Rename),
         2 => (node.clone(), 0u8..ADDRESSES).prop_map(|(node, ip)| Turn::Move(node, ip)),
         1 => (node.clone(), any::<bool>()).prop_map(|(node, spoil)| Turn::Overwrite(node, spoil)),
         3 => subnet.clone().prop_map(Turn::Revoke),

@@ -36,19 +36,23 @@ pub(super) struct Owner {
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     pub(super) identity: Identity,
+    pub(super) formerly: Option<Identity>,
     pub(super) addresses: BTreeSet<Ipv4Addr>,
 }
 
 impl Owner {
-    /// The one rule: oneself; what bears no name and our address; or our name and our address,
-    /// which is us before we were installed anew.
+    /// The one rule: oneself; what bears no name and our address; or our address and our name,
+    /// which is us before we were installed anew, or the very name that we had before.
     fn lets(&self, who: &Writer) -> bool {
         let same_address = self
             .address
             .is_some_and(|address| who.addresses.contains(&address));
         match &self.identity {
             Some(identity) if *identity == who.identity => true,
-            Some(identity) => identity.node == who.identity.node && same_address,
+            Some(identity) => {
+                let was_ours = who.formerly.as_ref() == Some(identity);
+                same_address && (was_ours || identity.node == who.identity.node)
+            }
             None => same_address,
         }
     }
