@@ -93,11 +93,15 @@ address_device() {
     ip addr add "$own/32" dev $device 2>/dev/null
 }
 
-# Its chains are emptied and filled again; the jumps to them are appended if they are missing.
-rules() {
+# What it keeps where it is told to use nftables.
+clean() {
     for table in "ip flannel-ipv4" "ip6 flannel-ipv6"; do
         nft delete table $table 2>/dev/null
     done
+}
+
+# Its chains are emptied and filled again; the jumps to them are appended if they are missing.
+rules() {
     masq="-A FLANNEL-POSTRTG -m comment --comment \"flanneld masq\""
     forward="-A FLANNEL-FWD -m comment --comment \"flanneld forward\""
     iptables-nft-restore --noflush <<EOF
@@ -120,9 +124,10 @@ EOF
     append filter FORWARD "flanneld forward" FLANNEL-FWD
 }
 
+stands() { iptables-nft -t "$1" -C "$2" -m comment --comment "$3" -j "$4" 2>/dev/null; }
+
 append() {
-    iptables-nft -t "$1" -C "$2" -m comment --comment "$3" -j "$4" 2>/dev/null ||
-        iptables-nft -t "$1" -A "$2" -m comment --comment "$3" -j "$4"
+    stands "$@" || iptables-nft -t "$1" -A "$2" -m comment --comment "$3" -j "$4"
 }
 
 serve() {
@@ -166,12 +171,16 @@ value="{\"PublicIP\":\"$address\",\"PublicIPv6\":null,\"BackendType\":\"$backend
         sed 's/.*ether \([0-9a-f:]*\).*/\1/')\"}"
 publish "$value}"
 [ "$backend" = vxlan ] && address_device
+clean
 rules
 serve
 case $store in kube=*) available ;; esac
 
-known=
+known= passes=0
 while :; do
+    # Every 5 seconds or so.
+    passes=$(((passes + 1) % 20))
+    [ $passes != 0 ] || stands nat POSTROUTING "flanneld masq" FLANNEL-POSTRTG || rules
     now=$(leases | grep -v "^$own ")
     echo "$known" | while read -r subnet value; do
         [ -z "$subnet" ] || echo "$now" | grep -q "^$subnet " || peer del "$subnet" "$value"

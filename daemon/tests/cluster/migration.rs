@@ -9,13 +9,14 @@
 use std::time::Duration;
 
 use serde_json::json;
+use weft_daemon::lock::Lock;
 use weft_netns::apiserver::{Fat, Key, fat_node};
-use weft_netns::{Cmd, Done, Need, World, in_world, skip_unless};
+use weft_netns::{Cmd, Done, Need, World, in_world, skip_unless, wait_until};
 
 use crate::etcd::etcd_is_here;
 use crate::flanneld::Flanneld;
 use crate::flood::Flood;
-use crate::harness::{Cluster, HOST_GW, Node, Pod, VXLAN};
+use crate::harness::{Cluster, HOST_GW, LIMIT, Node, Pod, VXLAN};
 use crate::kube;
 
 #[track_caller]
@@ -394,6 +395,45 @@ fn beside_a_flanneld_weftd_refuses_and_changes_nothing() {
             assert!(said.contains(part), "{part:?} is not said:\n{said}");
         }
         nothing_differs(&cluster, &nodes[0], &before);
+    });
+}
+
+/// As pods of two DaemonSets may be for a moment: neither sees the other's process.
+#[test]
+fn beside_a_flanneld_that_it_cannot_see_weftd_loses_no_packet_and_tells_of_it() {
+    if !can_be_shown_in_kubernetes() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = kubernetes(world, VXLAN);
+        let nodes = nodes(&cluster);
+        let running = nodes
+            .each_ref()
+            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
+        let pods = nodes.each_ref().map(Node::pod);
+        for one in &pods {
+            pods.iter().for_each(|other| one.until_reaches(other));
+        }
+        let floods =
+            [(0, 1), (2, 0)].map(|(a, b): (usize, usize)| Flood::start(&pods[a], &pods[b]));
+        let apart = "unshare --pid --fork --kill-child=TERM --mount-proc";
+        let weftd = [env!("CARGO_BIN_EXE_weftd")];
+        let flags = nodes[0].flags.iter().map(String::as_str);
+        let words: Vec<&str> = apart.split(' ').chain(weftd).chain(flags).collect();
+        nodes[0].start_as(&words);
+        nodes[0].until_told(&["of flanneld is there again: either flanneld runs beside weftd"]);
+        nodes[0].until_ready();
+        let [first, ..] = running;
+        first.stop();
+        floods.iter().for_each(Flood::flows_on);
+        // The remedy that is told. unshare passes no signal on, but its end is one.
+        nodes[0].kill9();
+        let run_dir = nodes[0].dir.join("run");
+        let is_free = || nodes[0].netns.enter(|| Lock::take(&run_dir).is_ok());
+        wait_until("weftd has ended", LIMIT, is_free);
+        nodes[0].start();
+        is_weftds(&nodes[0]);
+        floods.into_iter().for_each(Flood::ends_whole);
     });
 }
 
