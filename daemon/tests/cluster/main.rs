@@ -34,6 +34,7 @@ mod kube;
 mod manifest;
 mod matrix;
 mod migration;
+mod migration_plan;
 mod outages;
 mod races;
 mod restarts;
