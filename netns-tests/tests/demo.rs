@@ -113,7 +113,7 @@ fn an_unknown_backend_is_told_what_there_is() {
     let done = demo("carrier-pigeon").run();
     assert_eq!(done.code(), Some(1));
     assert!(
-        done.stdout.contains("vxlan (the default) and host-gw"),
+        done.stdout.contains("vxlan (the default), host-gw and udp"),
         "{}",
         done.stdout
     );
