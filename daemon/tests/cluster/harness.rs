@@ -28,6 +28,7 @@ pub(crate) const DUAL_VXLAN: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":t
 pub(crate) const DUAL_HOST_GW: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"host-gw"}}"#;
 
 /// Everything of ours that the kernel holds, in a form that two moments can be compared by.
+/// A device may go while it is looked at.
 const STATE: &str = "(ip -o route show table all; ip -o -6 route show table all) \
     | grep -v -e cni0 -e 'dev lo' -e 'dev eth0 proto kernel' -e 'dev eth0.*fe80' -e 'table local' \
         -e 'multicast' -e 'dev flannel.*proto kernel' -e 'dev pod' \
@@ -36,7 +37,7 @@ const STATE: &str = "(ip -o route show table all; ip -o -6 route show table all)
         echo $dev; ip neigh show dev $dev nud permanent | sort; \
         ip -6 neigh show dev $dev nud permanent | sort; \
         bridge fdb show dev $dev | sort; ip -o addr show dev $dev scope global | cut -d: -f2- ; \
-        ip link show $dev | grep -o -e 'mtu [0-9]*' -e ether.*; done; \
+        ip link show $dev | grep -o -e 'mtu [0-9]*' -e ether.* || :; done; \
     nft list tables | sort | while read table; do nft list $table; done \
     | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'";
 
