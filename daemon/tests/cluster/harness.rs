@@ -40,7 +40,7 @@ const STATE: &str = "(ip -o route show table all; ip -o -6 route show table all)
         bridge fdb show dev $dev | sort; ip -o addr show dev $dev scope global | cut -d: -f2- ; \
         ip link show $dev | grep -o -e 'mtu [0-9]*' -e ether.* || :; done; \
     nft list tables | sort | while read table; do nft list $table; done \
-    | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'";
+    | sed -e 's/counter packets [0-9]* bytes [0-9]*/counter/' -e 's/ expires [0-9a-z]*//'";
 
 pub(crate) struct Cluster<'w> {
     pub(crate) world: &'w World,
