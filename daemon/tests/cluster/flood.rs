@@ -88,12 +88,12 @@ impl Flood {
         });
         let ending: Vec<_> = ending.collect();
         for (took, flood) in ending {
-            flood.is_whole(took);
+            flood.loses_none(took);
         }
     }
 
     #[track_caller]
-    fn is_whole(self, took: Duration) {
+    fn loses_none(self, took: Duration) {
         let sent = self.sending.join().unwrap();
         let lost = self.receiving.join().unwrap();
         let lost: Vec<_> = lost.into_iter().filter(|number| *number < sent).collect();
