@@ -42,5 +42,6 @@ mod store;
 mod strangers;
 mod stream;
 mod strip;
+mod succession;
 mod udp;
 mod wire;
