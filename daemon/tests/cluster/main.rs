@@ -43,5 +43,6 @@ mod strangers;
 mod stream;
 mod strip;
 mod succession;
+mod systemd;
 mod udp;
 mod wire;
