@@ -1,11 +1,11 @@
 //! From what stands to what shall stand: the changes, pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::time::Duration;
 
 use weft_net::nft::{Base, Table};
 
-use super::wanted::{Rule, WantedChain, WantedSet, WantedTable};
+use super::wanted::{Key, Kind, Rule, WantedChain, WantedSet, WantedTable};
 
 /// What stands under the names that are ours.
 pub(super) type Standing = BTreeMap<Table<'static>, StandingTable>;
@@ -28,21 +28,26 @@ pub(super) struct StandingChain {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StandingSet {
-    /// It is a plain set of addresses, of IPv6 or not; `None` if it is something else.
-    pub(super) v6: Option<bool>,
-    pub(super) elements: BTreeSet<IpAddr>,
+    /// `None` if it is of none that we make.
+    pub(super) kind: Option<Kind>,
+    pub(super) elements: BTreeSet<Key>,
+    /// When the first of its elements goes by itself, if any does.
+    pub(super) left: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     DeleteTable(Table<'static>),
     CreateTable(Table<'static>),
-    CreateSet(Table<'static>, &'static str, bool),
+    CreateSet(Table<'static>, &'static str, Kind),
     CreateChain(Table<'static>, &'static str, Base),
     /// In the place of all rules that the chain has.
     Fill(Table<'static>, &'static str, Vec<Rule>),
-    AddElements(Table<'static>, &'static str, Vec<IpAddr>),
-    DeleteElements(Table<'static>, &'static str, Vec<IpAddr>),
+    /// For a time, or for good.
+    AddElements(Table<'static>, &'static str, Vec<Key>, Option<Duration>),
+    DeleteElements(Table<'static>, &'static str, Vec<Key>),
+    /// These are all that the set has: their time begins anew.
+    Renew(Table<'static>, &'static str, Vec<Key>, Duration),
 }
 
 /// The changes that make what is wanted of what stands, in an order the kernel accepts.
@@ -77,7 +82,7 @@ fn is_a_start(wanted: &WantedTable, stands: &StandingTable) -> bool {
     };
     let set_fits = |(name, set): (&String, &StandingSet)| {
         let namesake = wanted.sets.iter().find(|wanted| wanted.name == name);
-        namesake.is_some_and(|wanted| set.v6 == Some(wanted.v6))
+        namesake.is_some_and(|wanted| set.kind == Some(wanted.kind))
     };
     stands.is_awake && stands.chains.iter().all(chain_fits) && stands.sets.iter().all(set_fits)
 }
@@ -109,15 +114,21 @@ fn fit_set(
     let nothing = BTreeSet::new();
     let there = stands.map_or(&nothing, |set| &set.elements);
     if stands.is_none() {
-        changes.push(Change::CreateSet(table, wanted.name, wanted.v6));
+        changes.push(Change::CreateSet(table, wanted.name, wanted.kind));
     }
-    let gone: Vec<IpAddr> = there.difference(&wanted.elements).copied().collect();
+    let gone: Vec<Key> = there.difference(&wanted.elements).copied().collect();
     if !gone.is_empty() && !wanted.open {
         changes.push(Change::DeleteElements(table, wanted.name, gone));
     }
-    let missing: Vec<IpAddr> = wanted.elements.difference(there).copied().collect();
+    let missing: Vec<Key> = wanted.elements.difference(there).copied().collect();
+    let time = wanted.lasting.map(time);
     if !missing.is_empty() {
-        changes.push(Change::AddElements(table, wanted.name, missing));
+        changes.push(Change::AddElements(table, wanted.name, missing, time));
+    } else if let Some(time) = time
+        && stands.and_then(|set| set.left) < wanted.lasting
+    {
+        let all = wanted.elements.iter().copied().collect();
+        changes.push(Change::Renew(table, wanted.name, all, time));
     }
 }
 
@@ -141,6 +152,11 @@ fn fit_chain(
     }
 }
 
+/// What is given to elements that must last so long at any moment: renewing them need not be often.
+fn time(lasting: Duration) -> Duration {
+    lasting + lasting / 4
+}
+
 impl Change {
     pub(super) fn table(&self) -> Table<'static> {
         match self {
@@ -150,7 +166,8 @@ impl Change {
             | Self::CreateChain(table, ..)
             | Self::Fill(table, ..)
             | Self::AddElements(table, ..)
-            | Self::DeleteElements(table, ..) => *table,
+            | Self::DeleteElements(table, ..)
+            | Self::Renew(table, ..) => *table,
         }
     }
 }
@@ -165,7 +182,7 @@ impl std::fmt::Display for Change {
             Self::Fill(table, name, rules) => {
                 write!(f, "{} filled with {} rules", table.chain(name), rules.len())
             }
-            Self::AddElements(table, name, elements) => {
+            Self::AddElements(table, name, elements, _) => {
                 write!(
                     f,
                     "{} elements added to {}",
@@ -181,6 +198,7 @@ impl std::fmt::Display for Change {
                     table.set(name)
                 )
             }
+            Self::Renew(table, name, ..) => write!(f, "{} lasts longer", table.set(name)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Our tables in the kernel: read as values, changed by values.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use weft_net::Result;
 use weft_net::nft::{
@@ -10,13 +10,20 @@ use weft_net::nft::{
 };
 
 use super::diff::{Change, Standing, StandingChain, StandingSet, StandingTable};
-use super::wanted::{GUARD, GUARD_CHAIN, Rule, TABLES, WantedTable};
+use super::wanted::{GUARD, GUARD_CHAIN, GUARDED, Key, Kind, Rule, TABLES, WantedTable};
 
 /// What stands of our tables, and what the guard's rules have counted.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) standing: Standing,
     pub(super) dropped: u64,
+}
+
+impl Seen {
+    /// How long the guard stands if nobody renews it.
+    pub(super) fn guarded_for(&self) -> Option<Duration> {
+        self.standing.get(&GUARD)?.sets.get(GUARDED)?.left
+    }
 }
 
 /// Reads what stands under our names, among all tables and chains of the ruleset.
@@ -62,21 +69,29 @@ pub(super) fn write(changes: &[Change], transaction: &mut Transaction) {
         match change {
             Change::DeleteTable(table) => transaction.delete_table(*table),
             Change::CreateTable(table) => transaction.create_table(*table, COMMENT),
-            Change::CreateSet(table, name, v6) => {
-                transaction.create_set(table.set(name), &SetSpec::set(&[DataType::ip(*v6)]));
+            Change::CreateSet(table, name, kind) => {
+                transaction.create_set(table.set(name), &kind.spec());
             }
             Change::CreateChain(table, name, base) => {
                 transaction.create_chain(table.chain(name), Some(*base), "");
             }
             Change::Fill(table, name, rules) => fill(*table, name, rules, transaction),
-            Change::AddElements(table, name, elements) => {
-                with_elements(elements, |elements| {
+            Change::AddElements(table, name, elements, time) => {
+                with_elements(elements, *time, |elements| {
                     transaction.add_elements(table.set(name), elements);
                 });
             }
             Change::DeleteElements(table, name, elements) => {
-                with_elements(elements, |elements| {
+                with_elements(elements, None, |elements| {
                     transaction.delete_elements(table.set(name), elements);
+                });
+            }
+            Change::Renew(table, name, elements, time) => {
+                // Kernels before 6.12 forget a new time for an element that is there. Emptying, since
+                // one that went by itself meanwhile cannot be deleted.
+                transaction.flush_set(table.set(name));
+                with_elements(elements, Some(*time), |elements| {
+                    transaction.add_elements(table.set(name), elements);
                 });
             }
         }
@@ -91,9 +106,13 @@ fn fill(table: Table<'static>, name: &str, rules: &[Rule], transaction: &mut Tra
     }
 }
 
-fn with_elements(addresses: &[IpAddr], use_them: impl FnOnce(&[Element<'_>])) {
-    let keys: Vec<Vec<u8>> = addresses.iter().map(|ip| octets(*ip)).collect();
-    let elements: Vec<Element<'_>> = keys.iter().map(|key| Element::new(key)).collect();
+fn with_elements(keys: &[Key], time: Option<Duration>, use_them: impl FnOnce(&[Element<'_>])) {
+    let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.bytes()).collect();
+    let element = |key| match time {
+        Some(time) => Element::new(key).lasting(time),
+        None => Element::new(key),
+    };
+    let elements: Vec<Element<'_>> = keys.iter().map(|key| element(key)).collect();
     use_them(&elements);
 }
 
@@ -134,26 +153,54 @@ fn read_sets(nft: &mut NftSocket, table: Table<'static>) -> Result<BTreeMap<Stri
 }
 
 fn read_set(nft: &mut NftSocket, set: Set<'_>, stored: &StoredSet) -> Result<StandingSet> {
-    let v6 = [false, true]
-        .into_iter()
-        .find(|v6| stored.is_like(&SetSpec::set(&[DataType::ip(*v6)])));
-    let elements = match v6 {
-        Some(_) => nft.elements(set)?.iter().filter_map(address).collect(),
-        None => BTreeSet::new(),
+    let kind = KINDS.into_iter().find(|kind| stored.is_like(&kind.spec()));
+    let elements = match kind {
+        Some(_) => nft.elements(set)?,
+        None => Vec::new(),
     };
-    Ok(StandingSet { v6, elements })
+    Ok(StandingSet {
+        kind,
+        elements: elements.iter().filter_map(Key::of).collect(),
+        left: elements.iter().filter_map(StoredElement::time_left).min(),
+    })
 }
 
-fn address(element: &StoredElement) -> Option<IpAddr> {
-    let key = element.key();
-    <[u8; 4]>::try_from(key)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(key).map(IpAddr::from))
-        .ok()
+impl Kind {
+    fn spec(self) -> SetSpec<'static> {
+        match self {
+            Self::Addresses { v6: false } => SetSpec::set(&[DataType::IPV4]),
+            Self::Addresses { v6: true } => SetSpec::set(&[DataType::IPV6]),
+            Self::Ports => SetSpec::set(&[DataType::SERVICE]).mortal(),
+        }
+    }
+}
+
+impl Key {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Self::Address(ip) => octets(ip),
+            Self::Port(port) => port.to_be_bytes().to_vec(),
+        }
+    }
+
+    fn of(element: &StoredElement) -> Option<Self> {
+        let key = element.key();
+        match key.len() {
+            2 => Some(Self::Port(u16::from_be_bytes(key.try_into().ok()?))),
+            4 => Some(Self::Address(<[u8; 4]>::try_from(key).ok()?.into())),
+            16 => Some(Self::Address(<[u8; 16]>::try_from(key).ok()?.into())),
+            _ => None,
+        }
+    }
 }
 
 fn count(rules: &[StoredRule]) -> u64 {
     rules.iter().filter_map(StoredRule::packets).sum()
 }
 
+const KINDS: [Kind; 3] = [
+    Kind::Addresses { v6: false },
+    Kind::Addresses { v6: true },
+    Kind::Ports,
+];
 const COMMENT: &str = "Weft: kept by weftd";

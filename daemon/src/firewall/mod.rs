@@ -66,6 +66,14 @@ pub struct Guard {
     pub from: BTreeSet<IpAddr>,
     /// `from` may lack some: who is let in already stays so.
     pub lenient: bool,
+    /// How long it stands at least when nobody keeps it any more. Then it lets everybody in.
+    pub lasting: Duration,
+}
+
+impl Guard {
+    /// Enough for an upgrade, a reboot of what weftd needs, or an operator who has a look first; and
+    /// a node that came meanwhile does not wait for longer.
+    pub const LASTING: Duration = Duration::from_secs(3600);
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -107,6 +115,8 @@ struct Settled {
     spec: Spec,
     /// The ruleset's, then.
     generation: u32,
+    /// When the guard goes by itself.
+    guarded_until: Option<Instant>,
     hooks: Vec<ForwardHook>,
     notes: Vec<String>,
 }
@@ -138,6 +148,11 @@ impl Firewall {
             told: BTreeSet::new(),
             dropped_before: 0,
         })
+    }
+
+    /// When it is to be reconciled though nothing happened: then the guard's time is renewed.
+    pub fn due(&self) -> Option<Instant> {
+        self.settled.as_ref()?.due()
     }
 
     /// Makes the firewall what `spec` says.
@@ -226,7 +241,9 @@ impl Firewall {
 
     fn is_settled(&mut self, spec: &Spec) -> Result<bool> {
         Ok(match &self.settled {
-            Some(known) if known.spec == *spec => self.nft.generation()? == known.generation,
+            Some(known) if known.spec == *spec && !known.is_due() => {
+                self.nft.generation()? == known.generation
+            }
             Some(_) | None => false,
         })
     }
@@ -246,10 +263,10 @@ impl Firewall {
             made => made?,
         };
         report.repaired = plan.repairs();
-        report.is_drift =
-            !report.repaired.is_empty() && known.is_some_and(|known| known.spec == *spec);
+        let stood = |known: Settled| known.spec == *spec && !known.is_over();
+        report.is_drift = !report.repaired.is_empty() && known.is_some_and(stood);
         let mut generation = plan.generation;
-        if !report.repaired.is_empty() {
+        if !plan.is_empty() {
             generation = after(generation);
             report.generations.push(generation);
         }
@@ -275,6 +292,7 @@ impl Firewall {
         self.settled = Some(Settled {
             spec: spec.clone(),
             generation,
+            guarded_until: plan.guards_for().map(|time| Instant::now() + time),
             hooks: plan.hooks(spec),
             notes,
         });
@@ -347,6 +365,23 @@ impl Firewall {
     }
 }
 
+impl Settled {
+    /// When less is left than there must be, by the kernel's clock, too.
+    fn due(&self) -> Option<Instant> {
+        let lasting = self.spec.guard.as_ref()?.lasting;
+        Some(self.guarded_until?.checked_sub(lasting)? + TICK)
+    }
+
+    fn is_due(&self) -> bool {
+        self.due().is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Nobody has kept it for as long as it lasts: this process was stopped.
+    fn is_over(&self) -> bool {
+        self.guarded_until.is_some_and(|end| end <= Instant::now())
+    }
+}
+
 /// What the guard's rules have dropped since they stand; for whoever is asked, at any time.
 pub fn count_dropped() -> Result<u64> {
     Ok(kernel::dropped(&mut NftSocket::open()?)?)
@@ -379,5 +414,7 @@ fn after(generation: u32) -> u32 {
     generation.checked_add(1).unwrap_or(1)
 }
 
+/// The kernel's clock may be as coarse as half of that.
+const TICK: Duration = Duration::from_millis(20);
 /// How long a change in the tables of iptables-legacy may go unnoticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);

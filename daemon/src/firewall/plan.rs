@@ -1,5 +1,7 @@
 //! A look at the ruleset, and what follows from it.
 
+use std::time::Duration;
+
 use ipnetwork::IpNetwork;
 use weft_net::Result;
 use weft_net::nft::{NftSocket, Table, Transaction};
@@ -18,6 +20,8 @@ pub(super) struct Plan {
     /// What the guard's rules have counted.
     pub(super) dropped: u64,
     changes: Vec<Change>,
+    /// How long the guard that stands lasts.
+    guarded_for: Option<Duration>,
     /// Others' chains that forwarded packets pass, each with our edits.
     hooks: Vec<(ForeignHook, Vec<Edit>)>,
     /// Flannel's chains in the tables of iptables-nft, as nft names them.
@@ -42,6 +46,7 @@ impl Plan {
         Ok(Self {
             generation,
             dropped: seen.dropped,
+            guarded_for: seen.guarded_for(),
             changes: diff::diff(&wanted, &seen.standing),
             hooks,
             leftovers: foreign::leftovers(&chains)
@@ -67,11 +72,18 @@ impl Plan {
         transaction
     }
 
+    /// Whether carrying it out changes nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.hooks.iter().all(|(_, edits)| edits.is_empty())
+    }
+
+    /// What is not as it should be. That time goes by is nobody's doing.
     pub(super) fn repairs(&self) -> Vec<Repair> {
-        let own = self
+        let harms = self
             .changes
             .iter()
-            .map(|change| Repair::of(change.table(), change));
+            .filter(|change| !matches!(change, Change::Renew(..)));
+        let own = harms.map(|change| Repair::of(change.table(), change));
         let others = self.hooks.iter().flat_map(|(hook, edits)| {
             edits
                 .iter()
@@ -90,6 +102,15 @@ impl Plan {
 
     pub(super) fn has_leftovers(&self) -> bool {
         !self.leftovers.is_empty()
+    }
+
+    /// How long the guard lasts with it carried out.
+    pub(super) fn guards_for(&self) -> Option<Duration> {
+        let given = self.changes.iter().find_map(|change| match change {
+            Change::Renew(_, _, _, time) | Change::AddElements(_, _, _, Some(time)) => Some(*time),
+            _ => None,
+        });
+        given.or(self.guarded_for)
     }
 
     /// Whether the guard's rules are about to be made anew.

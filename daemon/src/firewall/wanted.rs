@@ -15,11 +15,12 @@
 //! }
 //! table ip6 flannel-ipv6 { the same }
 //! table inet weft_guard {
+//!     set guarded { type inet_service; flags timeout; elements = { 8472 timeout 1h15m } }
 //!     set peers4 { type ipv4_addr }
 //!     set peers6 { type ipv6_addr }
 //!     chain input { type filter hook input priority raw
-//!         meta nfproto ipv4 meta l4proto udp th dport 8472 iif != lo ip saddr != @peers4 counter drop
-//!         meta nfproto ipv6 meta l4proto udp th dport 8472 iif != lo ip6 saddr != @peers6 counter drop }
+//!         meta nfproto ipv4 meta l4proto udp th dport @guarded iif != lo ip saddr != @peers4 counter drop
+//!         meta nfproto ipv6 meta l4proto udp th dport @guarded iif != lo ip6 saddr != @peers6 counter drop }
 //! }
 //! ```
 //!
@@ -30,9 +31,13 @@
 //! Networks stand in the rules themselves and not in sets: a packet that is on its way through a
 //! chain sees all of its rules as they were or all as they are, whereas each look into a set sees
 //! the set as it is at that moment. So no packet meets a mixture of two configurations.
+//!
+//! The guard lasts for a time only, which is renewed for as long as somebody keeps it: left behind,
+//! it would one day drop what nodes send that it has never heard of.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use weft_net::nft::{
@@ -56,14 +61,31 @@ pub(super) struct WantedChain {
     pub(super) rules: Vec<Rule>,
 }
 
-/// A set of addresses of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WantedSet {
     pub(super) name: &'static str,
-    pub(super) v6: bool,
-    pub(super) elements: BTreeSet<IpAddr>,
+    pub(super) kind: Kind,
+    pub(super) elements: BTreeSet<Key>,
     /// It may hold others, too.
     pub(super) open: bool,
+    /// How much longer its elements must last, of those that go by themselves.
+    pub(super) lasting: Option<Duration>,
+}
+
+/// What a set holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Addresses {
+        v6: bool,
+    },
+    /// For a time.
+    Ports,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Address(IpAddr),
+    Port(u16),
 }
 
 /// One rule: it does what it says to packets that all of its tests hold for.
@@ -83,8 +105,6 @@ pub(super) enum When {
     /// An encapsulated packet that came over the wire from an address that is not in the set.
     Stranger {
         v6: bool,
-        port: u16,
-        peers: &'static str,
     },
 }
 
@@ -182,22 +202,29 @@ fn masquerade_rules(
 }
 
 fn guard_table(guard: &Guard) -> WantedTable {
+    let guarded = WantedSet {
+        name: GUARDED,
+        kind: Kind::Ports,
+        elements: BTreeSet::from([Key::Port(guard.port)]),
+        open: false,
+        lasting: Some(guard.lasting),
+    };
+    let peers = FAMILIES.map(|v6| {
+        let addresses = guard.from.iter().copied();
+        WantedSet {
+            name: peers(v6),
+            kind: Kind::Addresses { v6 },
+            elements: addresses
+                .filter(|ip| ip.is_ipv6() == v6)
+                .map(Key::Address)
+                .collect(),
+            open: guard.lenient,
+            lasting: None,
+        }
+    });
     WantedTable {
         table: GUARD,
-        sets: FAMILIES
-            .into_iter()
-            .map(|v6| WantedSet {
-                name: peers(v6),
-                v6,
-                elements: guard
-                    .from
-                    .iter()
-                    .copied()
-                    .filter(|ip| ip.is_ipv6() == v6)
-                    .collect(),
-                open: guard.lenient,
-            })
-            .collect(),
+        sets: std::iter::once(guarded).chain(peers).collect(),
         chains: vec![WantedChain {
             name: GUARD_CHAIN,
             // Before connection tracking spends memory on them, and before the tunnel's socket.
@@ -209,12 +236,7 @@ fn guard_table(guard: &Guard) -> WantedTable {
             },
             rules: FAMILIES
                 .into_iter()
-                .map(|v6| When::Stranger {
-                    v6,
-                    port: guard.port,
-                    peers: peers(v6),
-                })
-                .map(|stranger| rule([stranger], Then::CountAndDrop))
+                .map(|v6| rule([When::Stranger { v6 }], Then::CountAndDrop))
                 .collect(),
         }],
     }
@@ -238,12 +260,12 @@ impl When {
             Self::From(network) => vec![source(Op::Eq, network)],
             Self::To(network) => vec![destination(Op::Eq, network)],
             Self::NotTo(network) => vec![destination(Op::Ne, network)],
-            Self::Stranger { v6, port, peers } => vec![
+            Self::Stranger { v6 } => vec![
                 if v6 { expr::ipv6() } else { expr::ipv4() },
                 Selector::L4PROTO.is(&[UDP]),
-                Selector::DPORT.is(&port.to_be_bytes()),
+                expr::in_set(&[Selector::DPORT], GUARDED),
                 Selector::IIF.isnt(&LOOPBACK.to_ne_bytes()),
-                expr::not_in_set(&[Selector::saddr(v6)], peers),
+                expr::not_in_set(&[Selector::saddr(v6)], peers(v6)),
             ],
         }
     }
@@ -295,6 +317,7 @@ pub(super) const GUARD: Table<'static> = Table::new(Family::Inet, "weft_guard");
 /// All tables that are ours by their names, whoever made them.
 pub(super) const TABLES: [Table<'static>; 3] = [TABLE4, TABLE6, GUARD];
 pub(super) const GUARD_CHAIN: &str = "input";
+pub(super) const GUARDED: &str = "guarded";
 const POSTROUTING: &str = "postrtg";
 const FORWARD: &str = "forward";
 const MASQUERADED_BY_OTHERS: u32 = 0x4000;

@@ -162,7 +162,10 @@ fn assigned(view: &View) -> Result<(Holding, Peers), String> {
     match &view.own {
         Own::Held(lease) => Ok((Holding::Assigned(Arc::clone(lease)), peers)),
         _ => Err(
-            "this node's Node has no podCIDR, or none of flannel's annotations with the backend              that is configured: there is nothing to take over. Are --node-name and              --kube-annotation-prefix flanneld's own, and does net-conf.json name its backend?              `kubectl get node NAME -o yaml` shows what it has published"
+            "this node's Node has no podCIDR, or none of flannel's annotations with the backend \
+             that is configured: there is nothing to take over. Are --node-name and \
+             --kube-annotation-prefix flanneld's own, and does net-conf.json name its backend? \
+             `kubectl get node NAME -o yaml` shows what it has published"
                 .into(),
         ),
     }

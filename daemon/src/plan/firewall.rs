@@ -52,5 +52,6 @@ fn guard(inputs: &Inputs) -> Option<Guard> {
         port: vxlan.port,
         from,
         lenient: inputs.remembered,
+        lasting: Guard::LASTING,
     })
 }

@@ -233,7 +233,8 @@ impl Reconciler {
             }
             let path = self.path.retry_at().filter(|at| *at > now);
             let predecessor = (self.has_plan && !self.has_begun).then(|| now + LOOK_APART);
-            let waiting = [self.rivalry.next(now), path, predecessor];
+            let guard = self.firewall.due().filter(|at| *at > now);
+            let waiting = [self.rivalry.next(now), path, predecessor, guard];
             self.retry_at = waiting.into_iter().flatten().min();
         }
         Ok(Ended::Stopped)

@@ -1,7 +1,7 @@
 //! Ten thousand datagrams a second from one pod to another, of which every lost one is counted.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -30,15 +30,30 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
+    /// In every family both have.
+    pub(crate) fn start_in_each(from: &Pod, to: &Pod) -> Vec<Self> {
+        let addresses = to.addresses.iter();
+        addresses
+            .map(|address| Self::start_to(from, to, *address))
+            .collect()
+    }
+
     pub(crate) fn start(from: &Pod, to: &Pod) -> Self {
-        let any: IpAddr = "0.0.0.0".parse().unwrap();
-        let sink = to.netns.enter(|| UdpSocket::bind((any, PORT)).unwrap());
+        Self::start_to(from, to, to.ip())
+    }
+
+    fn start_to(from: &Pod, to: &Pod, address: IpAddr) -> Self {
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let sink = to.netns.enter(|| UdpSocket::bind((address, PORT)).unwrap());
         // Without permission it is as long as it is.
         let _ = set_socket_recv_buffer_size_force(&sink, QUEUE);
         sink.set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
         let source = from.netns.enter(|| UdpSocket::bind((any, 0)).unwrap());
-        source.connect(SocketAddr::new(to.ip(), PORT)).unwrap();
+        source.connect(SocketAddr::new(address, PORT)).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let arrived = Arc::new(AtomicU64::new(0));
         let flood = Self {
@@ -64,11 +79,21 @@ impl Flood {
         });
     }
 
-    /// Ends it; not one may be missing.
+    /// Ends all of them; not one may be missing.
     #[track_caller]
-    pub(crate) fn ends_whole(self) {
-        let took = self.begun.elapsed();
-        self.stop.store(true, Ordering::Relaxed);
+    pub(crate) fn all_end_whole(floods: impl IntoIterator<Item = Self>) {
+        let ending = floods.into_iter().map(|flood| {
+            flood.stop.store(true, Ordering::Relaxed);
+            (flood.begun.elapsed(), flood)
+        });
+        let ending: Vec<_> = ending.collect();
+        for (took, flood) in ending {
+            flood.loses_none(took);
+        }
+    }
+
+    #[track_caller]
+    fn loses_none(self, took: Duration) {
         let sent = self.sending.join().unwrap();
         let lost = self.receiving.join().unwrap();
         let lost: Vec<_> = lost.into_iter().filter(|number| *number < sent).collect();

@@ -25,6 +25,7 @@ pub(crate) const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type"
 pub(crate) const UDP: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 pub(crate) const DUAL_UDP: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"udp"}}"#;
 pub(crate) const DUAL_VXLAN: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}"#;
+pub(crate) const DUAL_NFTABLES: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
 pub(crate) const DUAL_HOST_GW: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"host-gw"}}"#;
 
 /// Everything of ours that the kernel holds, in a form that two moments can be compared by.
@@ -39,7 +40,7 @@ const STATE: &str = "(ip -o route show table all; ip -o -6 route show table all)
         bridge fdb show dev $dev | sort; ip -o addr show dev $dev scope global | cut -d: -f2- ; \
         ip link show $dev | grep -o -e 'mtu [0-9]*' -e ether.* || :; done; \
     nft list tables | sort | while read table; do nft list $table; done \
-    | sed 's/counter packets [0-9]* bytes [0-9]*/counter/'";
+    | sed -e 's/counter packets [0-9]* bytes [0-9]*/counter/' -e 's/ expires [0-9a-z]*//'";
 
 pub(crate) struct Cluster<'w> {
     pub(crate) world: &'w World,
@@ -377,6 +378,11 @@ impl Node<'_> {
         format!("192.168.{}.{}", 9 + self.wire, self.number)
     }
 
+    pub(crate) fn underlay6(&self) -> String {
+        let Self { wire, number, .. } = *self;
+        Ipv6Addr::new(0xfd90, 0, 0, wire.into(), 0, 0, 0, number.into()).to_string()
+    }
+
     pub(crate) fn state(&self) -> String {
         self.netns.exec(STATE)
     }
@@ -489,6 +495,15 @@ impl Pod {
     pub(crate) fn strip_to(&self, other: &Self) -> Strip {
         self.until_reaches(other);
         Strip::start(&self.netns, other.ip())
+    }
+
+    /// In every family both have.
+    pub(crate) fn strips_to(&self, other: &Self) -> Vec<Strip> {
+        self.until_reaches(other);
+        let addresses = other.addresses.iter();
+        addresses
+            .map(|address| Strip::start(&self.netns, *address))
+            .collect()
     }
 }
 

@@ -15,12 +15,21 @@ use weft_netns::{Cmd, Need, World, in_world, skip_unless, wait_until};
 use crate::etcd::etcd_is_here;
 use crate::flanneld::Flanneld;
 use crate::flood::Flood;
-use crate::harness::{Cluster, HOST_GW, LIMIT, Node, Pod, VXLAN};
+use crate::harness::{
+    Cluster, DUAL_HOST_GW, DUAL_NFTABLES, DUAL_VXLAN, HOST_GW, LIMIT, Node, Pod, VXLAN,
+};
 use crate::kube;
+use crate::strip::Strip;
 
 #[track_caller]
 pub(crate) fn can_be_shown() -> bool {
-    let tools = ["iptables-nft", "iptables-nft-restore", "nft", "bridge"];
+    let tools = [
+        "iptables-nft",
+        "iptables-nft-restore",
+        "ip6tables-nft-restore",
+        "nft",
+        "bridge",
+    ];
     skip_unless(&tools.map(Need::Tool)) && etcd_is_here()
 }
 
@@ -29,6 +38,7 @@ pub(crate) fn can_be_shown_in_kubernetes() -> bool {
     let tools = [
         "iptables-nft",
         "iptables-nft-restore",
+        "ip6tables-nft-restore",
         "nft",
         "bridge",
         "curl",
@@ -48,16 +58,17 @@ fn etcd<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
 pub(crate) fn kubernetes<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
     let cluster = kube::cluster(world, conf);
     for number in 1..=3 {
-        let (name, cidr) = (
-            format!("node-0-{number}"),
-            format!("10.244.{}.0/24", 10 + number),
+        let subnet = 10 + number;
+        let (v4, v6) = (
+            format!("10.244.{subnet}.0/24"),
+            format!("fd05:0:0:{subnet:x}::/64"),
         );
-        let node = fat_node(
-            &name,
-            &format!("192.168.9.{number}"),
-            &[&cidr],
-            Fat { images: 5 },
-        );
+        let cidrs: &[&str] = match conf.contains("IPv6Network") {
+            true => &[&v4, &v6],
+            false => &[&v4],
+        };
+        let (name, address) = (format!("node-0-{number}"), format!("192.168.9.{number}"));
+        let node = fat_node(&name, &address, cidrs, Fat { images: 5 });
         kube::kube(&cluster).server.borrow().put(node);
     }
     cluster
@@ -72,15 +83,16 @@ pub(crate) fn nodes<'w>(cluster: &Cluster<'w>) -> [Node<'w>; 3] {
     })
 }
 
-/// What a node must not lose on its way: its device (none with host-gw), its subnet, and what its
+/// What a node must not lose on its way: its devices (none with host-gw), its subnets, and what its
 /// peers know of it.
 fn belongings(cluster: &Cluster<'_>, node: &Node<'_>) -> [String; 3] {
     let lease = cluster.store.get(&cluster.key_of(node)).unwrap();
     let fields = lease.split(",\"Weft\"").next().unwrap();
     [
         node.netns.exec(
-            "ip -o link show flannel.1 2>/dev/null | grep -o -e '^[0-9]*' -e 'ether [0-9a-f:]*' \
-             || true",
+            "for dev in flannel.1 flannel-v6.1; do \
+                ip -o link show $dev 2>/dev/null | grep -o -e '^[0-9]*' -e 'ether [0-9a-f:]*' || :; \
+             done",
         ),
         cluster.key_of(node),
         fields.trim_end_matches('}').to_owned(),
@@ -90,10 +102,14 @@ fn belongings(cluster: &Cluster<'_>, node: &Node<'_>) -> [String; 3] {
 /// The node holds nothing of flanneld's that is not weftd's by then.
 pub(crate) fn is_weftds(node: &Node<'_>) {
     node.until_ready();
-    node.until_says("iptables-nft-save", "FLANNEL", false);
+    node.until_says("iptables-nft-save; ip6tables-nft-save", "FLANNEL", false);
+    node.until_says("nft list ruleset", "saddr != 10.244.", false);
     node.until_says("nft list ruleset", "masquerade", true);
-    let boot = node.netns.exec("ip route show proto boot");
-    let peers: Vec<_> = boot.lines().filter(|l| l.contains("10.244.")).collect();
+    let boot = node
+        .netns
+        .exec("ip route show proto boot; ip -6 route show proto boot");
+    let pods = |line: &&str| line.starts_with("10.244.") || line.starts_with("fd05:");
+    let peers: Vec<_> = boot.lines().filter(pods).collect();
     assert!(peers.is_empty(), "routes without an owner: {peers:?}");
 }
 
@@ -108,9 +124,11 @@ fn there_and_back(ground: Ground, conf: &str, times: u32) {
             pods.iter().for_each(|other| one.until_reaches(other));
         }
         let before = nodes.each_ref().map(|node| belongings(&cluster, node));
-        let floods =
-            [(0, 1), (2, 0)].map(|(a, b): (usize, usize)| Flood::start(&pods[a], &pods[b]));
-        let strip = pods[1].strip_to(&pods[2]);
+        let floods: Vec<_> = [(0, 1), (2, 0)]
+            .into_iter()
+            .flat_map(|(a, b): (usize, usize)| Flood::start_in_each(&pods[a], &pods[b]))
+            .collect();
+        let strips = pods[1].strips_to(&pods[2]);
         for round in 0..times {
             // One moves, or the other, or both: the cluster is mixed in every way.
             let moving: &[usize] = match round % 3 {
@@ -132,8 +150,8 @@ fn there_and_back(ground: Ground, conf: &str, times: u32) {
             }
             floods.iter().for_each(Flood::flows_on);
         }
-        floods.into_iter().for_each(Flood::ends_whole);
-        strip.ends_whole();
+        Flood::all_end_whole(floods);
+        strips.into_iter().for_each(Strip::ends_whole);
     });
 }
 
@@ -155,6 +173,53 @@ fn a_host_gw_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_
 fn a_kubernetes_node_goes_there_and_back_and_no_packet_of_ten_thousand_a_second_is_lost() {
     if can_be_shown_in_kubernetes() {
         there_and_back(kubernetes, VXLAN, 3);
+    }
+}
+
+/// Traffic in both families at once.
+#[test]
+fn a_vxlan_node_of_both_families_goes_there_and_back_and_no_packet_is_lost() {
+    if can_be_shown() {
+        there_and_back(etcd, DUAL_VXLAN, 3);
+    }
+}
+
+#[test]
+fn a_host_gw_node_of_both_families_goes_there_and_back_and_no_packet_is_lost() {
+    if can_be_shown() {
+        there_and_back(etcd, DUAL_HOST_GW, 3);
+    }
+}
+
+/// In Kubernetes, and from a flanneld that keeps its rules in nftables, under our tables' names.
+#[test]
+fn a_kubernetes_node_of_both_families_goes_to_flanneld_s_nftables_and_no_packet_is_lost() {
+    if can_be_shown_in_kubernetes() {
+        there_and_back(kubernetes, DUAL_NFTABLES, 3);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_vxlan_node_of_both_families_goes_there_and_back_a_hundred_times() {
+    if can_be_shown() {
+        there_and_back(etcd, DUAL_VXLAN, 100);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_host_gw_node_of_both_families_goes_there_and_back_a_hundred_times() {
+    if can_be_shown() {
+        there_and_back(etcd, DUAL_HOST_GW, 100);
+    }
+}
+
+#[test]
+#[ignore = "for make soak: minutes"]
+fn soak_a_kubernetes_node_of_both_families_goes_to_nftables_and_back_a_hundred_times() {
+    if can_be_shown_in_kubernetes() {
+        there_and_back(kubernetes, DUAL_NFTABLES, 100);
     }
 }
 
@@ -213,16 +278,20 @@ fn goes_back(node: &Node<'_>) {
 
 /// Everything on a node and in the store that a daemon could change.
 pub(crate) fn everything(cluster: &Cluster<'_>, node: &Node<'_>) -> [String; 6] {
-    let lease = cluster.store.get(&cluster.key_of(node));
+    let keys = cluster.store.leases().into_iter();
+    let leases: Vec<_> = keys.map(|key| (cluster.store.get(&key), key)).collect();
     [
         node.state(),
         node.netns.exec(
-            "iptables-nft-save | grep -v '^#' | sed 's/ .[0-9]*:[0-9]*.$//'; nft list tables",
+            "(iptables-nft-save; ip6tables-nft-save) | grep -v '^#' | sed 's/ .[0-9]*:[0-9]*.$//'; \
+             nft list tables",
         ),
-        node.netns
-            .exec("ip route; ip -d link; sysctl -a -r 'net.ipv[46].(conf|ip_forward)'"),
+        node.netns.exec(
+            "ip route; ip -6 route; ip rule; ip -6 rule; ip -d addr; \
+             sysctl -a -r 'net.ipv[46].(conf|ip_forward)'",
+        ),
         format!("{:?}", node.subnet_env()),
-        format!("{lease:?} {:?}", cluster.store.leases()),
+        format!("{leases:?}"),
         node.netns.exec(&format!("find {}", node.dir.display())),
     ]
 }
@@ -298,7 +367,7 @@ fn beside_a_flanneld_that_it_cannot_see_weftd_loses_no_packet_and_tells_of_it() 
         wait_until("weftd has ended", LIMIT, is_free);
         nodes[0].start();
         is_weftds(&nodes[0]);
-        floods.into_iter().for_each(Flood::ends_whole);
+        Flood::all_end_whole(floods);
     });
 }
 

@@ -5,7 +5,7 @@ use weft_netns::apiserver::Key;
 use weft_netns::{Cmd, Done, in_world};
 
 use crate::flanneld::Flanneld;
-use crate::harness::{Cluster, Node, VXLAN};
+use crate::harness::{Cluster, DUAL_VXLAN, Node, VXLAN};
 use crate::kube;
 use crate::migration::{
     can_be_shown, can_be_shown_in_kubernetes, everything, is_weftds, kubernetes, nodes,
@@ -80,6 +80,71 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
         ] {
             assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
         }
+    });
+}
+
+#[test]
+fn what_would_change_in_both_families_is_told_and_nothing_changes() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, DUAL_VXLAN, 1);
+        let nodes = nodes(&cluster);
+        let running = nodes
+            .each_ref()
+            .map(|node| Flanneld::start(world, node, &cluster.store, DUAL_VXLAN));
+        for (node, flanneld) in nodes.iter().zip(&running) {
+            flanneld.until_it_serves(node, &cluster.store);
+        }
+        nodes[0].netns.exec(
+            "ip -6 neigh add fd05:0:0:99:: lladdr 02:00:00:00:00:99 dev flannel-v6.1 nud permanent; \
+             bridge fdb append 02:00:00:00:00:99 dev flannel-v6.1 dst fd90::99 self permanent; \
+             ip -6 route add fd05:0:0:99::/64 via fd05:0:0:99:: dev flannel-v6.1 onlink",
+        );
+        let before = everything(&cluster, &nodes[0]);
+        let plan = told(&nodes[0]);
+        println!("{plan}");
+        nothing_differs(&cluster, &nodes[0], &before);
+        for part in [
+            "10.244.11.0/24 and fd05:0:0:b::/64 is this node's by its address",
+            "flannel.1 is kept as it is",
+            "flannel-v6.1 is kept as it is",
+            "4 taken over in place, 0 made, 0 changed",
+            "fd05:0:0:99::/64 is removed",
+            "0 set, 1 removed of 5 that stand",
+            "chain FLANNEL-POSTRTG of table ip nat, which is flanneld's, removed once ours stand",
+            "chain FLANNEL-POSTRTG of table ip6 nat, which is flanneld's, removed once ours stand",
+            "is written anew, with FLANNEL_MTU=1430",
+        ] {
+            assert!(plan.contains(part), "{part:?} is not told:\n{plan}");
+        }
+        let [first, ..] = running;
+        first.stop();
+        nodes[0].start();
+        is_weftds(&nodes[0]);
+        nodes[0].until_says("ip -6 route; bridge fdb", "99", false);
+    });
+}
+
+/// It would lease any subnet: there is nothing that a plan could hold.
+#[test]
+fn where_no_flanneld_ever_ran_it_is_told_that_there_is_nothing_to_take_over() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, DUAL_VXLAN, 1);
+        let [peer, node] = [1, 2].map(|number| cluster.node(number));
+        peer.start();
+        peer.until_ready();
+        let before = everything(&cluster, &node);
+        let done = plan(&node);
+        assert_eq!(done.code(), Some(1), "{}", done.stdout);
+        for part in ["this node has no lease", "there is nothing to take over"] {
+            assert!(done.stderr.contains(part), "{}", done.stderr);
+        }
+        nothing_differs(&cluster, &node, &before);
     });
 }
 

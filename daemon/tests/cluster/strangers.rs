@@ -99,6 +99,39 @@ fn a_stranger_s_packets_end_at_the_guard_until_it_is_a_peer() {
     });
 }
 
+/// Killed, and not started again: what nodes send that come later is not dropped for ever.
+#[test]
+fn a_guard_that_is_kept_is_renewed_and_one_that_is_left_behind_goes_by_itself() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, VXLAN);
+        let (node, stranger) = (cluster.node(1), cluster.node(66));
+        node.start_with(&["--resync=3600"]);
+        node.until_ready();
+        let pod = node.pod();
+        let guarded = "nft list set inet weft_guard guarded";
+        node.until_says(guarded, "8472 timeout 1h15m", true);
+        // Four seconds before less than an hour is left.
+        node.netns.exec(
+            "nft 'flush set inet weft_guard guarded; \
+                  add element inet weft_guard guarded { 8472 timeout 3604s }'",
+        );
+        node.until_says(guarded, "8472 timeout 1h15m", true);
+
+        tunnel_to(&stranger, &node, "192.168.9.66");
+        let talk = Talk::new(&stranger, &pod);
+        is_dropped(&talk, &node);
+        node.kill9();
+        is_dropped(&talk, &node);
+        // What an hour does.
+        node.netns.exec("nft flush set inet weft_guard guarded");
+        wait_until("a stranger is let in", LIMIT, || talk.is_heard());
+        node.start();
+        node.until_ready();
+        while talk.to.recv(&mut [0; 16]).is_ok() {}
+        is_dropped(&talk, &node);
+    });
+}
+
 /// The gap: from the moment that a peer sends from another address until its lease says so.
 #[test]
 fn a_peer_that_moved_is_a_stranger_until_its_lease_arrives() {

@@ -36,6 +36,7 @@ pub(crate) fn guard(from: &[&str]) -> Option<Guard> {
         port: 8472,
         from: from.collect(),
         lenient: false,
+        lasting: Guard::LASTING,
     })
 }
 

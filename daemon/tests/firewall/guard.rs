@@ -9,10 +9,11 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use weft_daemon::firewall::{Firewall, Guard, Spec};
-use weft_netns::{Netns, World, in_world, wait_until, wait_until_answers};
+use weft_netns::{Netns, Running, World, in_world, wait_until, wait_until_answers};
 
 use crate::common::{generation, guard, reconciled};
 
@@ -172,6 +173,71 @@ fn a_peer_that_moved_is_a_stranger_until_its_lease_arrives() {
     });
 }
 
+/// Kept, it stands for as long as one likes, without a moment at which it does not; left behind by
+/// whoever kept it, it goes by itself, and no peer notices either.
+#[test]
+fn a_guard_that_nobody_keeps_lets_everybody_in_when_its_time_is_over() {
+    in_world(|world| {
+        let underlay = Underlay::new(world);
+        let mut spec = guarded(&[PEER[0], PEER[1]]);
+        let lasting = Duration::from_secs(2);
+        spec.guard.as_mut().unwrap().lasting = lasting;
+        let mut firewall = Firewall::open().unwrap();
+        reconciled(&mut firewall, &spec);
+        let pinging = |netns: &Netns| netns.spawn(&format!("ping -i 0.002 {}", TUNNEL[0]));
+        let (peer, other) = (pinging(&underlay.peer), pinging(&underlay.other));
+
+        let end = Instant::now() + lasting * 3 / 2;
+        let mut renewals = 0;
+        while Instant::now() < end {
+            let due = firewall.due().expect("a guard that lasts for a time");
+            assert_eq!(reconciled(&mut firewall, &spec).generations, [0; 0]);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let report = reconciled(&mut firewall, &spec);
+            assert_eq!((&report.repaired[..], report.is_drift), (&[][..], false));
+            assert_eq!(report.generations.len(), 1, "{report:?}");
+            renewals += 1;
+        }
+        assert!(renewals > 2, "{renewals} renewals");
+        let dropped = firewall.dropped().unwrap();
+        assert!(dropped > 100, "{dropped} packets dropped");
+        let is_heard = || other.said_so_far().contains("icmp_seq");
+        assert!(!is_heard(), "{}", other.said_so_far());
+
+        drop(firewall);
+        let left = Instant::now();
+        wait_until("a stranger is let in", Duration::from_secs(30), is_heard);
+        assert!(left.elapsed() >= lasting, "after {:?}", left.elapsed());
+
+        // Whoever comes next takes it up again, and does not call it anybody's fault.
+        let mut firewall = Firewall::open().unwrap();
+        let report = reconciled(&mut firewall, &spec);
+        let repaired: Vec<_> = report.repaired.iter().map(|r| r.what.as_str()).collect();
+        let added = "1 elements added to set guarded of table inet weft_guard";
+        assert_eq!((repaired, report.is_drift), (vec![added], false));
+        assert!(!reaches(&underlay.other, TUNNEL[0]));
+        // So does one that was kept from running for longer than it lasts.
+        thread::sleep(2 * lasting);
+        assert!(reaches(&underlay.other, TUNNEL[0]));
+        let report = reconciled(&mut firewall, &spec);
+        assert_eq!((report.repaired.len(), report.is_drift), (1, false));
+        assert_ends_whole(peer);
+    });
+}
+
+/// Every ping that was sent has been answered, but for the last, which may be on its way.
+#[track_caller]
+fn assert_ends_whole(pinging: Running) {
+    let said = pinging.said_so_far();
+    let numbers = said.split("icmp_seq=").skip(1);
+    let answered: Vec<u32> = numbers
+        .filter_map(|rest| rest.split(' ').next()?.parse().ok())
+        .collect();
+    assert!(answered.len() > 100, "{said}");
+    let all: Vec<u32> = (1..).take(answered.len()).collect();
+    assert_eq!(answered, all);
+}
+
 #[test]
 fn the_node_s_own_packets_come_over_loopback_and_pass() {
     in_world(|world| {
@@ -200,6 +266,7 @@ fn a_thousand_peers_come_and_go_in_one_transaction_and_unchanged_ones_are_not_wr
                 port: 8472,
                 from,
                 lenient: false,
+                lasting: Guard::LASTING,
             }),
             ..Spec::default()
         };

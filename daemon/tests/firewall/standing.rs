@@ -43,6 +43,12 @@ fn the_rules_read_as_flannels_do() {
             }
             table inet weft_guard {
                 comment "Weft: kept by weftd"
+                set guarded {
+                    type inet_service
+                    flags timeout
+                    gc-interval 1m
+                    elements = { 8472 timeout 1h15m }
+                }
                 set peers4 {
                     type ipv4_addr
                     elements = { 192.0.2.7 }
@@ -53,8 +59,8 @@ fn the_rules_read_as_flannels_do() {
                 }
                 chain input {
                     type filter hook input priority raw; policy accept;
-                    udp dport 8472 iif != "lo" ip saddr != @peers4 counter drop
-                    udp dport 8472 iif != "lo" ip6 saddr != @peers6 counter drop
+                    udp dport @guarded iif != "lo" ip saddr != @peers4 counter drop
+                    udp dport @guarded iif != "lo" ip6 saddr != @peers6 counter drop
                 }
             }"#,
         );
@@ -114,6 +120,8 @@ fn whatever_is_done_to_the_tables_by_hand_is_undone_by_one_transaction() {
             "nft delete element inet weft_guard peers4 '{ 192.0.2.7 }'",
             "nft add element inet weft_guard peers6 '{ 2001:db8::99 }'",
             "nft flush set inet weft_guard peers4",
+            "nft flush set inet weft_guard guarded",
+            "nft add element inet weft_guard guarded '{ 4789 }'",
             "nft 'delete table inet weft_guard; add table inet weft_guard;
                   add set inet weft_guard peers4 { type ipv4_addr; flags interval; }'",
             // The first two rules change places.

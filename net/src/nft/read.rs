@@ -255,6 +255,13 @@ impl StoredElement {
             .map(Duration::from_millis)
     }
 
+    /// How much of its life is left.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.attrs()
+            .be64(attr::ELEMENT_EXPIRATION)
+            .map(Duration::from_millis)
+    }
+
     /// In a plain interval set: the key is the first one past a range.
     pub fn is_range_end(&self) -> bool {
         self.attrs().be32(attr::ELEMENT_FLAGS).unwrap_or(0) & super::set::INTERVAL_END != 0

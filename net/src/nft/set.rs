@@ -1,6 +1,7 @@
 //! Sets and maps: what their keys and values are made of, and their elements.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
@@ -86,7 +87,8 @@ pub struct SetSpec<'a> {
     pub data: SetData<'a>,
     /// Whether the elements are ranges: see [`Element::network`] and [`Element::until`].
     pub interval: bool,
-    /// Whether elements may expire: see [`NftSocket::retire_owned`](super::NftSocket::retire_owned).
+    /// Whether elements may expire: see [`Element::lasting`] and
+    /// [`NftSocket::retire_owned`](super::NftSocket::retire_owned).
     pub mortal: bool,
     pub comment: &'a str,
 }
@@ -178,9 +180,11 @@ pub struct Element<'a> {
     pub(super) value: Value<'a>,
     pub(super) comment: &'a str,
     pub(super) flags: u32,
-    pub(super) expires: bool,
+    pub(super) lifetime: Option<Duration>,
 }
 
+/// None at all would mean for ever.
+const SHORTEST_LIFE: Duration = Duration::from_millis(1);
 /// `NFT_SET_ELEM_INTERVAL_END`: this key is the first one past a range.
 pub(super) const INTERVAL_END: u32 = 1;
 
@@ -192,7 +196,7 @@ impl<'a> Element<'a> {
             value: Value::None,
             comment: "",
             flags: 0,
-            expires: false,
+            lifetime: None,
         }
     }
 
@@ -215,12 +219,17 @@ impl<'a> Element<'a> {
         Self { comment, ..self }
     }
 
-    /// Gone as soon as the kernel's clock can tell; in a mortal set, and with the value it has.
-    pub(super) const fn expiring(self) -> Self {
+    /// Gone after that time; in a mortal set.
+    pub const fn lasting(self, lifetime: Duration) -> Self {
         Self {
-            expires: true,
+            lifetime: Some(lifetime),
             ..self
         }
+    }
+
+    /// Gone as soon as the kernel's clock can tell; with the value it has.
+    pub(super) const fn expiring(self) -> Self {
+        self.lasting(SHORTEST_LIFE)
     }
 
     pub(super) const fn holding(self, value: Value<'a>) -> Self {
@@ -243,7 +252,7 @@ impl<'a> Element<'a> {
             value: Value::None,
             comment: "",
             flags: INTERVAL_END,
-            expires: false,
+            lifetime: None,
         }
     }
 }

@@ -319,9 +319,10 @@ impl Transaction {
         if element.flags != 0 {
             w.be32(attr::ELEMENT_FLAGS, element.flags);
         }
-        if element.expires {
-            w.be64(attr::ELEMENT_TIMEOUT, SHORTEST_LIFE_MS);
-            w.be64(attr::ELEMENT_EXPIRATION, SHORTEST_LIFE_MS);
+        if let Some(lifetime) = element.lifetime {
+            let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+            w.be64(attr::ELEMENT_TIMEOUT, milliseconds);
+            w.be64(attr::ELEMENT_EXPIRATION, milliseconds);
         }
         self.comment(w, attr::ELEMENT_USERDATA, element.comment, doing);
         w.end(open);
@@ -456,8 +457,6 @@ const NAMED_ELEMENTS: usize = 16;
 const LIST_BYTES: usize = 0xffff - 64;
 const ELEMENT_OVERHEAD: usize = 64;
 
-/// None at all would mean for ever.
-const SHORTEST_LIFE_MS: u64 = 1;
 /// What has expired is gone for everybody but the memory. The kernel's default, a second, would be
 /// a wake-up a second for every set.
 const COLLECT_EVERY_MS: u32 = 60_000;

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 use weft_net::nft::{Policy, priority};
@@ -36,7 +38,7 @@ prop_compose! {
             networks, own, forward,
             masquerade: masquerade
                 .map(|(random_fully, spared)| Masquerade { random_fully, spared }),
-            guard: guard.map(|(port, from)| Guard { port, from, lenient: false }),
+            guard: guard.map(|(port, from)| Guard { port, from, lenient: false, lasting: LASTING }),
         }.canonical()
     }
 }
@@ -55,6 +57,8 @@ enum Harm {
     AddSet,
     SpoilSet(prop::sample::Index),
     LoseElements(prop::sample::Index),
+    /// Time goes by.
+    Age(prop::sample::Index, Duration),
 }
 
 fn harm() -> impl Strategy<Value = Harm> {
@@ -71,6 +75,7 @@ fn harm() -> impl Strategy<Value = Harm> {
         Just(Harm::AddSet),
         which().prop_map(Harm::SpoilSet),
         which().prop_map(Harm::LoseElements),
+        (which(), 0u32..100).prop_map(|(which, part)| Harm::Age(which, LASTING * part / 100)),
     ]
 }
 
@@ -93,8 +98,9 @@ fn suffer(table: &mut StandingTable, harm: &Harm) {
         }
         Harm::AddSet => {
             let foreign = StandingSet {
-                v6: None,
+                kind: None,
                 elements: BTreeSet::new(),
+                left: None,
             };
             table.sets.insert("foreign".into(), foreign);
         }
@@ -138,12 +144,17 @@ fn suffer(table: &mut StandingTable, harm: &Harm) {
         Harm::SpoilSet(which) => {
             pick(&mut table.sets, which)
                 .into_iter()
-                .for_each(|set| set.v6 = None);
+                .for_each(|set| set.kind = None);
         }
         Harm::LoseElements(which) => {
-            pick(&mut table.sets, which)
-                .into_iter()
-                .for_each(|set| set.elements.clear());
+            pick(&mut table.sets, which).into_iter().for_each(|set| {
+                set.elements.clear();
+                set.left = None;
+            });
+        }
+        Harm::Age(which, left) => {
+            let set = pick(&mut table.sets, which).filter(|set| set.left.is_some());
+            set.into_iter().for_each(|set| set.left = Some(*left));
         }
     }
 }
@@ -176,10 +187,11 @@ fn apply_within(table: &mut StandingTable, change: &Change) {
     let set = |table: &mut StandingTable, name: &str| table.sets.remove(name).unwrap();
     match change {
         Change::CreateTable(_) | Change::DeleteTable(_) => unreachable!(),
-        Change::CreateSet(_, name, v6) => {
+        Change::CreateSet(_, name, kind) => {
             let fresh = StandingSet {
-                v6: Some(*v6),
+                kind: Some(*kind),
                 elements: BTreeSet::new(),
+                left: None,
             };
             assert_eq!(table.sets.insert((*name).into(), fresh), None);
         }
@@ -193,12 +205,18 @@ fn apply_within(table: &mut StandingTable, change: &Change) {
         Change::Fill(_, name, rules) => {
             table.chains.get_mut(*name).unwrap().rules = rules.iter().cloned().map(Some).collect();
         }
-        Change::AddElements(_, name, elements) => {
+        Change::AddElements(_, name, elements, time) => {
             let mut set = set(table, name);
             for element in elements {
-                assert_eq!(Some(element.is_ipv6()), set.v6);
+                let kind = match element {
+                    Key::Address(ip) => Kind::Addresses { v6: ip.is_ipv6() },
+                    Key::Port(_) => Kind::Ports,
+                };
+                assert_eq!(Some(kind), set.kind);
                 assert!(set.elements.insert(*element));
             }
+            assert_eq!(time.is_some(), set.kind == Some(Kind::Ports));
+            set.left = *time;
             table.sets.insert((*name).into(), set);
         }
         Change::DeleteElements(_, name, elements) => {
@@ -206,8 +224,17 @@ fn apply_within(table: &mut StandingTable, change: &Change) {
             assert!(elements.iter().all(|element| set.elements.remove(element)));
             table.sets.insert((*name).into(), set);
         }
+        Change::Renew(_, name, elements, time) => {
+            let mut set = set(table, name);
+            assert_eq!(set.kind, Some(Kind::Ports));
+            set.elements = elements.iter().copied().collect();
+            set.left = Some(*time);
+            table.sets.insert((*name).into(), set);
+        }
     }
 }
+
+const LASTING: Duration = Guard::LASTING;
 
 fn made(spec: &Spec) -> Standing {
     let mut standing = Standing::new();
@@ -248,6 +275,21 @@ apply(&mut standing, &changes);
         let changes = diff(&wanted(&spec), &standing);
 apply(&mut standing, &changes);
         prop_assert_eq!(standing, whole);
+    }
+
+    #[test]
+    fn of_a_guard_that_is_as_it_should_be_only_the_time_is_renewed_and_not_too_soon(
+        spec in spec(), percent in 0u32..=125
+    ) {
+        let mut standing = made(&spec);
+        let left = LASTING * percent / 100;
+        let mut guards = standing.values_mut().flat_map(|table| table.sets.values_mut());
+        let guard = guards.find(|set| set.left.is_some()).map(|set| set.left = Some(left));
+        let changes = diff(&wanted(&spec), &standing);
+        prop_assert_eq!(changes.len(), usize::from(guard.is_some() && left < LASTING));
+        prop_assert!(changes.iter().all(|change| matches!(change, Change::Renew(..))));
+        apply(&mut standing, &changes);
+        prop_assert_eq!(diff(&wanted(&spec), &standing), []);
     }
 
     #[test]
