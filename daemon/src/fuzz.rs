@@ -14,6 +14,8 @@ pub static TARGETS: &[(&str, Body)] = &[
     ("lease_key", lease_key),
     ("lease_value", lease_value),
     ("lease_file", lease_file),
+    #[cfg(feature = "kube")]
+    ("kube", crate::store::kube::read_anything),
 ];
 
 /// Gives `data` to the reader of that name.

@@ -103,6 +103,28 @@ pub struct Kube {
     pub set_node_network_unavailable: bool,
     /// Namespace and name of our own pod: they lead to the node where its name is not given.
     pub pod: Option<(String, String)>,
+    pub patience: Patience,
+}
+
+/// How long it takes until something is believed to be what it seems. Tests have less time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// A watch is none, of which nothing comes though the server says each minute where it stands.
+    pub quiet: Duration,
+    /// A connection is none, whose other end does not even acknowledge.
+    pub unanswered: Duration,
+    /// A node is to be kept free of pods that is not ready.
+    pub unready: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_secs(150),
+            unanswered: Duration::from_secs(25),
+            unready: Duration::from_secs(30),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

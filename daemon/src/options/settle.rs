@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::flags::Flag;
 use super::{
     Checksum, Command, EVERYWHERE, Etcd, Kube, Log, LogFormat, MachineId, Masquerade, Mistake,
-    Node, Options, Store,
+    Node, Options, Patience, Store,
 };
 use crate::conflist::Conflist;
 use crate::distribution::Distribution;
@@ -231,6 +231,7 @@ impl Default for Given {
                 net_conf: "/etc/kube-flannel/net-conf.json".into(),
                 set_node_network_unavailable: true,
                 pod: None,
+                patience: Patience::default(),
             },
             interface: Wanted::default(),
             node: Node {

@@ -42,5 +42,7 @@ mod store;
 mod strangers;
 mod stream;
 mod strip;
+mod succession;
+mod systemd;
 mod udp;
 mod wire;

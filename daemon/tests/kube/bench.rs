@@ -62,6 +62,7 @@ impl Bench {
             net_conf: dir.join("net-conf.json"),
             set_node_network_unavailable: true,
             pod: None,
+            patience: options::Patience::default(),
         };
         Self {
             server,

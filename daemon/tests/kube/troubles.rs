@@ -215,6 +215,45 @@ async fn a_server_that_knows_no_metadata_alone_is_read_in_full() {
 }
 
 #[tokio::test]
+async fn a_server_that_has_no_protobuf_is_read_in_json() {
+    let protobuf = |bench: &Bench| {
+        let seen = bench.server.seen();
+        let asked = seen.iter().filter(|seen| seen.accept.contains("protobuf"));
+        asked.count()
+    };
+    for trouble in [
+        Trouble {
+            knows_no_protobuf: true,
+            ..Trouble::default()
+        },
+        Trouble {
+            refuses_protobuf: true,
+            ..Trouble::default()
+        },
+        Trouble {
+            knows_no_protobuf: true,
+            knows_no_metadata: true,
+            ..Trouble::default()
+        },
+    ] {
+        let bench = Bench::new(VXLAN);
+        let refuses = trouble.refuses_protobuf;
+        bench.server.trouble(trouble);
+        let mut store = steady(&bench).await;
+        bench.put_peer(5);
+        store.until_peers(4).await;
+        bench.server.compact();
+        bench.server.end_watches();
+        bench.put_peer(6);
+        store.until_peers(5).await;
+        assert!(store.view.borrow().health.trouble.is_none());
+        if refuses {
+            assert_eq!(protobuf(&bench), 1, "who refuses is asked once");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_lost_most_nodes_gets_them_back_and_pods_keep_their_ways() {
     let mut bench = Bench::new(VXLAN);
     let mut store = steady(&bench).await;

@@ -112,6 +112,28 @@ fn metadata_alone_is_had_by_asking_for_it() {
 }
 
 #[test]
+fn the_form_is_the_best_that_is_accepted_and_errors_have_no_other_shape() {
+    let server = server();
+    let protobuf = METADATA.replace("json", "vnd.kubernetes.protobuf");
+    let ask = |accept: &str, path: &str| {
+        let (code, body) = ask(&server, &format!("GET {path}\nAccept: {accept}"), "");
+        (code, body.split_at(3).0.to_owned())
+    };
+    let (json, in_protobuf) = ("{\"k".to_owned(), "k8s".to_owned());
+    let best = format!("{protobuf},{METADATA},application/json");
+    let node = "/api/v1/nodes/n1";
+    assert_eq!(ask(&best, node), (200, in_protobuf.clone()));
+    let plain = "application/vnd.kubernetes.protobuf,application/json";
+    assert_eq!(ask(plain, "/api/v1/nodes"), (200, in_protobuf.clone()));
+    // As the real one: a Status is in no shape but its own.
+    assert_eq!(ask(&best, "/api/v1/nodes/n9"), (404, json.clone()));
+    assert_eq!(ask(plain, "/api/v1/nodes/n9"), (404, in_protobuf));
+    assert_eq!(ask(&protobuf, "/api/v1/nodes/n9"), (404, json.clone()));
+    assert_eq!(ask(&protobuf, "/api/v1/nodes"), (406, json.clone()));
+    assert_eq!(ask("text/html", node), (406, json));
+}
+
+#[test]
 fn a_watch_tells_what_came_after_and_nothing_of_what_is_forgotten() {
     let server = server();
     let version = server.node("n2").unwrap()["metadata"]["resourceVersion"].clone();

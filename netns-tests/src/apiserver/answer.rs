@@ -8,9 +8,9 @@ use std::thread;
 use serde_json::{Value, json};
 
 use super::access::Connection;
-use super::http::{Answer, Request, failure};
+use super::http::{Answer, Request};
 use super::query::Query;
-use super::shape::Shape;
+use super::shape::{Can, Form, Part, Shape};
 use super::store::Key;
 use super::watch::Watch;
 use super::{Seen, Shared, State, fields, patch};
@@ -21,23 +21,30 @@ pub(super) fn one(shared: &Shared, connection: &mut Connection) -> io::Result<bo
         return Ok(false);
     };
     let certified = connection.certified;
+    let accept = request.header("accept");
+    let trouble = shared.lock().trouble.clone();
+    let can = Can {
+        metadata: !trouble.knows_no_metadata,
+        protobuf: !trouble.knows_no_protobuf,
+    };
+    let errors = Shape::chosen(accept, can.for_errors());
     let mut answer = Answer {
         connection,
         sent: Arc::default(),
         code: Arc::default(),
+        errors: errors.map_or(Form::Json, |shape| shape.form),
     };
-    let trouble = {
+    {
         let mut state = shared.lock();
         state.seen.push(Seen {
             method: request.method.clone(),
             target: request.target.clone(),
-            accept: request.header("accept").unwrap_or_default().to_owned(),
+            accept: accept.unwrap_or_default().to_owned(),
             body: String::from_utf8_lossy(&request.body).into_owned(),
             code: Arc::clone(&answer.code),
             sent: Arc::clone(&answer.sent),
         });
-        state.trouble.clone()
-    };
+    }
     thread::sleep(trouble.slow);
     if trouble.hangs {
         let mut state = shared.lock();
@@ -51,21 +58,29 @@ pub(super) fn one(shared: &Shared, connection: &mut Connection) -> io::Result<bo
     }
     if let Some((code, retry_after)) = trouble.refuses {
         let headers = retry_after.map_or(String::new(), |s| format!("Retry-After: {s}\r\n"));
-        answer.whole(code, &headers, &failure(code, "as it was told"))?;
+        answer.text(
+            code,
+            &headers,
+            "Too many requests, please try again later.\n",
+        )?;
         return Ok(true);
     }
     if let Some((_, code)) = trouble
         .refuses_some
         .filter(|(part, _)| request.target.contains(part))
     {
-        answer.whole(code, "", &failure(code, "as it was told"))?;
+        answer.failure(code, "as it was told")?;
+        return Ok(true);
+    }
+    if trouble.refuses_protobuf && accept.is_some_and(|accept| accept.contains("protobuf")) {
+        answer.text(406, "", "no such thing here")?;
         return Ok(true);
     }
     if !shared.lock().access.knows(&request, certified) {
-        answer.whole(401, "", &failure(401, "Unauthorized"))?;
+        answer.failure(401, "Unauthorized")?;
         return Ok(true);
     }
-    route(shared, &request, &mut answer)
+    route(shared, &request, can, &mut answer)
 }
 
 /// Where a path leads.
@@ -110,12 +125,17 @@ impl Place {
     }
 }
 
-fn route(shared: &Shared, request: &Request, answer: &mut Answer<'_>) -> io::Result<bool> {
+fn route(
+    shared: &Shared,
+    request: &Request,
+    can: Can,
+    answer: &mut Answer<'_>,
+) -> io::Result<bool> {
     let (path, query) = Query::split(&request.target);
     let place = Place::of(path);
     let Some(place) = place.filter(|place| matches!(&*place.subresource, "" | "status")) else {
         let why = "the server could not find the requested resource";
-        answer.whole(404, "", &failure(404, why))?;
+        answer.failure(404, why)?;
         return Ok(true);
     };
     let watches = query.is("watch");
@@ -129,11 +149,7 @@ fn route(shared: &Shared, request: &Request, answer: &mut Answer<'_>) -> io::Res
         ("PUT", true) => "update",
         ("DELETE", true) => "delete",
         _ => {
-            answer.whole(
-                405,
-                "",
-                &failure(405, "the server does not allow this method"),
-            )?;
+            answer.failure(405, "the server does not allow this method")?;
             return Ok(true);
         }
     };
@@ -147,13 +163,16 @@ fn route(shared: &Shared, request: &Request, answer: &mut Answer<'_>) -> io::Res
             place.key.name,
             place.resource()
         );
-        answer.whole(403, "", &failure(403, why))?;
+        answer.failure(403, why)?;
         return Ok(true);
     }
-    let knows_metadata = !shared.lock().trouble.knows_no_metadata;
-    let Some(shape) = Shape::chosen(request.header("accept"), knows_metadata) else {
+    let can = Can {
+        protobuf: can.protobuf && Form::Protobuf.has(place.singular),
+        ..can
+    };
+    let Some(shape) = Shape::chosen(request.header("accept"), can) else {
         let why = "only the following media types are accepted: application/json";
-        answer.whole(406, "", &failure(406, why))?;
+        answer.failure(406, why)?;
         return Ok(true);
     };
     if verb == "watch" {
@@ -173,11 +192,10 @@ fn route(shared: &Shared, request: &Request, answer: &mut Answer<'_>) -> io::Res
         _ => remove(&mut shared.lock(), &place),
     };
     shared.news.notify_all();
-    let (code, body) = match done {
-        Ok(done) => done,
-        Err((code, why)) => (code, failure(code, why)),
-    };
-    answer.whole(code, "", &body)?;
+    match done {
+        Ok((code, object)) => answer.whole(code, shape.form, &object)?,
+        Err((code, why)) => answer.failure(code, why)?,
+    }
     Ok(true)
 }
 
@@ -190,13 +208,13 @@ fn watch(
     shape: Shape,
     answer: &mut Answer<'_>,
 ) -> io::Result<bool> {
-    let refused = match (query.name(), shape) {
+    let refused = match (query.name(), shape.part) {
         (Err(why), _) => Some((400, why)),
-        (_, Shape::MetadataList) => Some((406, "a list is no shape of events".to_owned())),
+        (_, Part::MetadataList) => Some((406, "a list is no shape of events".to_owned())),
         _ => None,
     };
     if let Some((code, why)) = refused {
-        answer.whole(code, "", &failure(code, why))?;
+        answer.failure(code, why)?;
         return Ok(true);
     }
     {
@@ -208,7 +226,7 @@ fn watch(
         if gone && state.trouble.gone_at_once {
             drop(state);
             let why = "too old resource version";
-            answer.whole(410, "", &failure(410, why))?;
+            answer.failure(410, why)?;
             return Ok(true);
         }
     }

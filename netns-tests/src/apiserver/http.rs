@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Value, json};
 
 use super::access::Connection;
+use super::shape::Form;
 
 #[derive(Debug)]
 pub(super) struct Request {
@@ -67,26 +68,42 @@ pub(super) struct Answer<'a> {
     pub(super) connection: &'a mut Connection,
     pub(super) sent: Arc<AtomicU64>,
     pub(super) code: Arc<AtomicU64>,
+    /// What form errors have.
+    pub(super) errors: Form,
 }
 
 impl Answer<'_> {
-    pub(super) fn whole(&mut self, code: u16, headers: &str, body: &Value) -> io::Result<()> {
+    pub(super) fn whole(&mut self, code: u16, form: Form, object: &Value) -> io::Result<()> {
+        self.bytes(code, "", form.content_type(), &form.object(object))
+    }
+
+    /// What went wrong, in a form that the client accepts.
+    pub(super) fn failure(&mut self, code: u16, why: impl Into<String>) -> io::Result<()> {
+        self.whole(code, self.errors, &failure(code, why))
+    }
+
+    /// As what stands before the API itself tells it.
+    pub(super) fn text(&mut self, code: u16, headers: &str, text: &str) -> io::Result<()> {
+        self.bytes(code, headers, "text/plain; charset=utf-8", text.as_bytes())
+    }
+
+    fn bytes(&mut self, code: u16, headers: &str, kind: &str, body: &[u8]) -> io::Result<()> {
         self.code.store(code.into(), Ordering::Relaxed);
-        let body = serde_json::to_string(body)?;
         let head = format!(
-            "HTTP/1.1 {code} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n",
+            "HTTP/1.1 {code} {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{headers}\r\n",
             reason(code),
             body.len()
         );
         self.raw(head.as_bytes())?;
-        self.raw(body.as_bytes())
+        self.raw(body)
     }
 
-    pub(super) fn begin_chunks(&mut self) -> io::Result<()> {
+    pub(super) fn begin_chunks(&mut self, kind: &str) -> io::Result<()> {
         self.code.store(200, Ordering::Relaxed);
-        self.raw(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
-        )
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        self.raw(head.as_bytes())
     }
 
     pub(super) fn chunk(&mut self, bytes: &[u8]) -> io::Result<()> {

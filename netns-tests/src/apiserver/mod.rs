@@ -12,6 +12,7 @@ mod fields;
 mod http;
 mod node;
 mod patch;
+mod protobuf;
 mod query;
 mod shape;
 mod store;

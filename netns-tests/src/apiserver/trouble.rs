@@ -26,4 +26,8 @@ pub struct Trouble {
     pub forgets_pages: bool,
     /// Metadata alone cannot be had: everything is answered in full.
     pub knows_no_metadata: bool,
+    /// Everything is answered in JSON, as by what has no protobuf.
+    pub knows_no_protobuf: bool,
+    /// What mentions protobuf is answered with 406, as by a proxy that lets JSON through alone.
+    pub refuses_protobuf: bool,
 }

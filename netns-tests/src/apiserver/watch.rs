@@ -1,4 +1,4 @@
-//! A watch: changes as they come, each a line, and now and then where it stands.
+//! A watch: changes as they come, and now and then where it stands.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(super) struct Watch<'a> {
 
 /// What a look at the state has brought.
 struct News {
-    lines: Vec<Value>,
+    events: Vec<Value>,
     cut: bool,
     over: bool,
 }
@@ -36,28 +36,25 @@ impl Watch<'_> {
             "" | "0" => None,
             version => version.parse::<u64>().ok(),
         };
-        answer.begin_chunks()?;
+        answer.begin_chunks(self.shape.form.watch_content_type())?;
         let mut marked = Instant::now();
         loop {
             let news = self.look(shared, &mut at, name, begun);
-            for line in &news.lines {
-                let mut line = serde_json::to_vec(line)?;
-                line.push(b'\n');
+            for event in &news.events {
+                let event = self.shape.form.event(event);
                 if news.cut {
-                    answer.chunk(&line[..line.len() / 2])?;
+                    answer.chunk(&event[..event.len() / 2])?;
                     answer.connection.break_off();
                     return Ok(false);
                 }
-                answer.chunk(&line)?;
+                answer.chunk(&event)?;
             }
             if news.over || Instant::now() >= ends {
                 answer.end_chunks()?;
                 return Ok(true);
             }
             if let Some(bookmark) = self.bookmark(shared, at, &mut marked) {
-                let mut line = serde_json::to_vec(&bookmark)?;
-                line.push(b'\n');
-                answer.chunk(&line)?;
+                answer.chunk(&self.shape.form.event(&bookmark))?;
             }
             if answer.connection.is_closed() {
                 return Ok(false);
@@ -77,7 +74,7 @@ impl Watch<'_> {
     fn look(&self, shared: &Shared, at: &mut Option<u64>, name: Option<&str>, begun: u64) -> News {
         let state = shared.lock();
         let mut news = News {
-            lines: Vec::new(),
+            events: Vec::new(),
             cut: false,
             over: state.stopped || state.watches_ended != begun,
         };
@@ -88,7 +85,7 @@ impl Watch<'_> {
         let Some(since) = *at else {
             let all = state.store.after(&Key::new(self.kind, "", ""));
             let all = all.filter(|(key, _)| wanted(key));
-            news.lines = all.map(|(_, object)| self.line("ADDED", object)).collect();
+            news.events = all.map(|(_, object)| self.event("ADDED", object)).collect();
             *at = Some(state.store.version);
             return news;
         };
@@ -97,7 +94,7 @@ impl Watch<'_> {
                 "too old resource version: {since} ({})",
                 state.store.version
             );
-            news.lines = vec![json!({"type": "ERROR", "object": failure(410, why)})];
+            news.events = vec![json!({"type": "ERROR", "object": failure(410, why)})];
             news.over = true;
             return news;
         };
@@ -107,15 +104,15 @@ impl Watch<'_> {
                 Deed::Modified => "MODIFIED",
                 Deed::Deleted => "DELETED",
             };
-            news.lines.push(self.line(deed, &change.object));
+            news.events.push(self.event(deed, &change.object));
         }
         // A watch from the future waits for it.
         *at = Some(since.max(state.store.version));
-        news.cut = state.trouble.cuts_events && !news.lines.is_empty();
+        news.cut = state.trouble.cuts_events && !news.events.is_empty();
         news
     }
 
-    fn line(&self, deed: &str, object: &Value) -> Value {
+    fn event(&self, deed: &str, object: &Value) -> Value {
         json!({"type": deed, "object": self.shape.one(object)})
     }
 
@@ -132,7 +129,7 @@ impl Watch<'_> {
             "metadata": {"resourceVersion": at?.to_string(), "creationTimestamp": null},
             "spec": {}, "status": {},
         });
-        Some(self.line("BOOKMARK", &object))
+        Some(self.event("BOOKMARK", &object))
     }
 
     /// Or until it is time to look whether the client is still there.

@@ -1,23 +1,23 @@
 //! NetworkUnavailable: what the scheduler is told of this node.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::rfc3339::Utc;
 
 /// What is to be patched, if it stands otherwise: transitions alone are worth a write. `ready` is
-/// why not, and for how long; `stands` is the condition's status, None if there is none.
+/// why not, and whether that lasts; `stands` is the condition's status, None if there is none.
 pub(super) fn patch(
-    ready: Result<(), (&str, Duration)>,
+    ready: Result<(), (&str, bool)>,
     stands: Option<&str>,
     now: SystemTime,
 ) -> Option<Value> {
     let (status, reason, message) = match ready {
         Ok(()) => ("False", "FlannelIsUp", "Flannel is running on this node"),
+        Err((why, true)) => ("True", "WeftIsNotReady", why),
         // A restart is no outage.
-        Err((why, lasts)) if lasts >= PATIENCE => ("True", "WeftIsNotReady", why),
-        Err(_) => return None,
+        Err((_, false)) => return None,
     };
     let now = Utc::of(now).to_the_second().to_string();
     (stands != Some(status)).then(|| {
@@ -39,16 +39,13 @@ pub(super) fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// How long a node may be not ready before pods are kept away.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST: usize = 500;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(ready: Result<(), (&str, u64)>, stands: Option<&str>) -> Option<String> {
-        let ready = ready.map_err(|(why, lasts)| (why, Duration::from_secs(lasts)));
+    fn status(ready: Result<(), (&str, bool)>, stands: Option<&str>) -> Option<String> {
         let patch = patch(ready, stands, SystemTime::UNIX_EPOCH)?;
         let condition = &patch["status"]["conditions"][0];
         assert_eq!(condition["type"], "NetworkUnavailable");
@@ -60,11 +57,9 @@ mod tests {
         assert_eq!(status(Ok(()), None).as_deref(), Some("False"));
         assert_eq!(status(Ok(()), Some("True")).as_deref(), Some("False"));
         assert_eq!(status(Ok(()), Some("False")), None);
-        assert_eq!(status(Err(("x", 5)), Some("False")), None);
-        assert_eq!(
-            status(Err(("x", 50)), Some("False")).as_deref(),
-            Some("True")
-        );
-        assert_eq!(status(Err(("x", 50)), Some("True")), None);
+        assert_eq!(status(Err(("x", false)), Some("False")), None);
+        let lasting = status(Err(("x", true)), Some("False"));
+        assert_eq!(lasting.as_deref(), Some("True"));
+        assert_eq!(status(Err(("x", true)), Some("True")), None);
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::api::Api;
-use super::condition::{PATIENCE, shortened};
+use super::condition::shortened;
 use super::fault::Fault;
 use crate::reconcile::Report;
 use crate::rfc3339::Utc;
@@ -137,8 +137,8 @@ impl Teller {
     }
 }
 
-/// What there is to tell of how things stand. `unready` is for how long the node has not been.
-pub(super) fn matters(view: &View, report: &Report, unready: Option<Duration>) -> Vec<Matter> {
+/// What there is to tell of how things stand. That the node is not ready is told once it `lasts`.
+pub(super) fn matters(view: &View, report: &Report, lasts: bool) -> Vec<Matter> {
     let mut matters = Vec::new();
     let mut warn = |reason, about: &str, message: String| {
         matters.push(Matter {
@@ -176,8 +176,8 @@ pub(super) fn matters(view: &View, report: &Report, unready: Option<Duration>) -
     if let Some(told) = several(&skipped) {
         warn("PeerLeftOut", "", told);
     }
-    if let (Err(why), Some(lasts)) = (&report.ready, unready)
-        && lasts >= PATIENCE
+    if let Err(why) = &report.ready
+        && lasts
     {
         warn("NotReady", "", why.clone());
     }

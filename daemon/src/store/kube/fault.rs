@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
-use serde_json::Value;
+use super::wire::Wrong;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
@@ -49,11 +49,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// By what the API answers, `body` being its Status.
-    pub(super) fn answered(code: u16, retry_after: Option<&str>, body: &[u8]) -> Self {
-        let status: Value = serde_json::from_slice(body).unwrap_or_default();
-        let why = status["message"].as_str().unwrap_or("it does not say why");
-        Self::coded(code, retry_after, why.to_owned())
+    /// By an answer's code, and by what its body says, if it does.
+    pub(super) fn answered(code: u16, retry_after: Option<&str>, why: Option<String>) -> Self {
+        let why = why.unwrap_or_else(|| "it does not say why".to_owned());
+        Self::coded(code, retry_after, why)
     }
 
     pub(super) fn coded(code: u16, retry_after: Option<&str>, why: String) -> Self {
@@ -77,6 +76,12 @@ impl Fault {
             url: url.to_owned(),
             why: innermost(error),
         }
+    }
+}
+
+impl From<Wrong> for Fault {
+    fn from(wrong: Wrong) -> Self {
+        Self::Garbled(wrong.to_string())
     }
 }
 

@@ -13,10 +13,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::api::{Api, Depth, Fresh, Tally};
+use super::api::{Api, Tally};
 use super::fault::Fault;
 use super::node::{Event, Node, Prefix};
+use super::stream::{Fresh, Pages, Watch};
 use super::way::Way;
+use super::wire::Ask;
 use crate::options;
 use crate::store::leasing::backoff::Backoff;
 use crate::store::leasing::dice::Dice;
@@ -137,15 +139,15 @@ impl Follower {
     }
 
     async fn list(&mut self, api: &Api, own: &str) -> Result<String, Fault> {
-        let depth = match self.known.uids.is_empty() {
-            true => Depth::Whole,
-            false => Depth::Metadata,
+        let ask = match self.known.uids.is_empty() {
+            true => Ask::Whole,
+            false => Ask::MetadataList,
         };
         let fresh = match self.known.has_expired {
             true => Fresh::Latest,
             false => Fresh::Cached,
         };
-        let mut pages = api.list(depth, fresh);
+        let mut pages = Pages::begin(api, ask, fresh);
         let mut uids = BTreeMap::new();
         self.tell(News::Begun).await;
         while let Some(node) = pages.next().await? {
@@ -170,7 +172,7 @@ impl Follower {
         backoff: &mut Backoff,
     ) -> Result<(), Fault> {
         let lasts = LASTS + self.dice.within(LASTS);
-        let mut watch = api.watch(&version, lasts).await?;
+        let mut watch = Watch::begin(api, &version, lasts, self.options.patience.quiet).await?;
         self.tell(News::Well).await;
         let mut at = version;
         while let Some(event) = watch.next().await? {

@@ -22,6 +22,8 @@ pub(super) struct Keeper {
     pub(super) state: State,
     pub(super) file: ConfFile,
     pub(super) sets_condition: bool,
+    /// After so long it counts that the node is not ready.
+    pub(super) unready_for: Duration,
     pub(super) tally: Tally,
     pub(super) news: mpsc::Receiver<News>,
     pub(super) done: mpsc::Receiver<Done>,
@@ -92,7 +94,7 @@ impl Keeper {
             Some(Instant::now() + LOOK_AGAIN),
             self.timing
                 .unready_since
-                .map(|since| since + condition::PATIENCE)
+                .map(|since| since + self.unready_for)
                 .filter(|at| *at > Instant::now()),
         ];
         let at = times.into_iter().flatten().min();
@@ -191,7 +193,8 @@ impl Keeper {
                 self.timing.unready_since.get_or_insert(now);
             }
         }
-        let unready = self.timing.unready_since.map(|since| now - since);
+        let since = self.timing.unready_since;
+        let lasts = since.is_some_and(|since| now - since >= self.unready_for);
         let stands = self
             .state
             .unavailable
@@ -200,7 +203,7 @@ impl Keeper {
         let condition = stands.and_then(|stands| {
             let ready = match &report.ready {
                 Ok(()) => Ok(()),
-                Err(why) => Err((why.as_str(), unready.unwrap_or_default())),
+                Err(why) => Err((why.as_str(), lasts)),
             };
             condition::patch(ready, stands.as_deref(), SystemTime::now())
         });
@@ -210,7 +213,7 @@ impl Keeper {
                 wanted.condition = condition;
             }
         });
-        let matters = events::matters(&self.view.borrow(), &report, unready);
+        let matters = events::matters(&self.view.borrow(), &report, lasts);
         let since = self.timing.start.elapsed();
         for telling in self.teller.due(matters, since, SystemTime::now()) {
             // Of a storm that cannot be told in time, the latest are left out.

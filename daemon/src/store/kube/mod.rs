@@ -19,7 +19,6 @@ mod api;
 mod condition;
 mod conf_file;
 mod config;
-mod cut;
 mod errands;
 mod events;
 mod fault;
@@ -28,7 +27,9 @@ mod keep;
 mod networks;
 mod node;
 mod state;
+mod stream;
 mod way;
+mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -104,6 +105,7 @@ impl Store for Kube {
                 ),
                 file,
                 sets_condition: options.set_node_network_unavailable,
+                unready_for: options.patience.unready,
                 tally: tally.clone(),
                 news,
                 done,
@@ -134,6 +136,11 @@ impl Store for Kube {
             }
         })
     }
+}
+
+/// What the API server may send, for a fuzzer: all that reads it is given `bytes`.
+pub fn read_anything(bytes: &[u8]) {
+    wire::read_anything(bytes);
 }
 
 /// News that wait to be read: the server waits, too.
