@@ -32,7 +32,7 @@ RELEASE = target/$(TRIPLE)/release/weft-cni
 # dynamic executable, and is told.
 STATIC = $(if $(findstring /,$(shell cc -print-file-name=libc.a)),-C target-feature=+crt-static -C relocation-model=static)
 
-TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux \
+TEST_PACKAGES := nftables iptables iproute2 iputils-ping conntrack strace procps util-linux systemd \
 	containernetworking-plugins netavark containerd runc podman \
 	etcd-server etcd-client openssl ethtool iperf3 curl jq protobuf-compiler libprotobuf-dev
 # What etcd's client is generated with.

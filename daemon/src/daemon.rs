@@ -26,7 +26,7 @@ use crate::overlay::Path;
 use crate::plan::{Ground, Wishes};
 use crate::preflight;
 use crate::reconcile::{
-    Begin, Choose, Outbox, Post, Reconciler, Report, Serving, Settings, Standing,
+    Begin, Choose, Ended, Outbox, Post, Reconciler, Report, Serving, Settings, Standing,
 };
 use crate::seat::Seat;
 use crate::status::{About, Board};
@@ -60,14 +60,14 @@ pub fn run(
 
     let (path, left) = packet_path(&notifier);
     let window = path.window();
-    let (begin, seated) = seat.begin(Arc::clone(&notifier), left);
+    let (begin, seated) = seat.begin(left);
     let outbox = outbox(options, claims, reports, begin);
     let settings = settings(options, identity.clone());
     let (mut reconciler, post) =
         Reconciler::open(settings, choose(options), outbox, path).map_err(|e| e.to_string())?;
     let looping = thread::Builder::new()
         .name("reconcile".into())
-        .spawn(move || (reconciler.run(), reconciler.into_path()))
+        .spawn(move || reconciler.run())
         .map_err(|e| format!("start the thread that keeps the kernel true: {e}"))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -94,20 +94,22 @@ pub fn run(
     });
     // A store's call in flight is nothing to wait for.
     runtime.shutdown_background();
-    let (kept, path) = looping
+    let kept = looping
         .join()
         .map_err(|_| "the thread that keeps the kernel true has panicked")?;
-    kept.map_err(|error| format!("keep the kernel true: {error}"))?;
-    let (place, successor) = ended?;
-    match (place, successor) {
-        (Place::Held { lock, .. }, Some(successor)) => successor
-            .give(&lock, path.hand_over())
-            .map_err(|error| format!("hand over to the weftd that was started: {error}")),
-        // The lock is let go when nothing moves any more.
-        (_, _) => {
-            drop(path);
+    // The lock is let go when nothing moves any more.
+    let _place = ended?;
+    match kept.map_err(|error| format!("keep the kernel true: {error}"))? {
+        Ended::Stopped => Ok(()),
+        Ended::Followed(successor) => {
+            tell(
+                successor
+                    .pid()
+                    .map_or(Ok(()), |pid| notifier.main_process(pid)),
+            );
             Ok(())
         }
+        Ended::Superfluous(why) => Err(why),
     }
 }
 
@@ -132,21 +134,21 @@ struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// Until it is told to stop, or a successor has come.
-    async fn attend(mut self, notifier: &Notifier) -> Result<(Place, Option<Successor>), String> {
+    /// Until it is told to stop, or the loop has ended.
+    async fn attend(mut self, notifier: &Notifier) -> Result<Place, String> {
         let mut stop = Stop::listen()?;
         let mut heart = Heart::of(notifier);
         let mut told_ready = false;
-        let successor = loop {
+        loop {
             tokio::select! {
-                () = stop.wait() => break None,
+                () = stop.wait() => break,
                 () = heart.beat() => tell(notifier.alive()),
                 news = self.place.news() => match news {
                     News::Seated(lock) => {
                         self.place = Place::hold(lock, &self.options.run_dir);
                         show(self.options, &self.board);
                     }
-                    News::Successor(successor) => break Some(successor),
+                    News::Successor(successor) => self.post.step_aside(successor),
                 },
                 changed = self.view.changed() => {
                     if changed.is_err() {
@@ -159,7 +161,7 @@ impl Node<'_> {
                 changed = self.report.changed() => {
                     if changed.is_err() {
                         // The loop has ended, and says why when it is joined.
-                        return Ok((self.place, None));
+                        return Ok(self.place);
                     }
                     let report = self.report.borrow_and_update();
                     if report.ready.is_ok() && !told_ready {
@@ -169,15 +171,11 @@ impl Node<'_> {
                     self.board.put_report(&report);
                 }
             }
-        };
-        if successor.is_some() {
-            tracing::info!("a successor was started: it goes on from here");
-        } else {
-            tracing::info!("told to stop; what is programmed stays");
-            tell(notifier.stopping());
         }
+        tracing::info!("told to stop; what is programmed stays");
+        tell(notifier.stopping());
         self.post.stop();
-        Ok((self.place, successor))
+        Ok(self.place)
     }
 }
 
@@ -187,6 +185,7 @@ enum Place {
     /// The loop has ended before it had one, and is heard of elsewhere.
     None,
     Held {
+        #[expect(dead_code, reason = "it locks by being there")]
         lock: Lock,
         reception: Option<Reception>,
     },
@@ -199,7 +198,7 @@ enum News {
 
 impl Place {
     fn hold(lock: Lock, run_dir: &path::Path) -> Self {
-        let reception = Reception::open(run_dir).inspect_err(|error| {
+        let reception = Reception::open(run_dir, &lock).inspect_err(|error| {
             tracing::warn!(
                 "open {} in {}: {error}; the next weftd cannot be started before this one ends",
                 SOCKET,

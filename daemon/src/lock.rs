@@ -71,18 +71,25 @@ impl Lock {
         self.file.as_fd()
     }
 
-    /// From a predecessor, who had it open.
+    /// From a predecessor, who has it open, and is named in it.
     pub fn taken_over(file: OwnedFd, run_dir: &Path) -> Result<Self, Error> {
         let path = run_dir.join("weftd.lock");
-        let mut file = File::from(file);
+        let file = File::from(file);
         match is_at(&file, &path) {
-            Ok(true) => {}
-            Ok(false) => return Err(Error::NotIt { path }),
-            Err(why) => return Err(Error::Io { path, why }),
-        }
-        match note_pid(&mut file) {
-            Ok(()) => Ok(Self { file, path }),
+            Ok(true) => Ok(Self { file, path }),
+            Ok(false) => Err(Error::NotIt { path }),
             Err(why) => Err(Error::Io { path, why }),
+        }
+    }
+
+    /// From here on it is this process that others are told of.
+    pub fn note_holder(mut self) -> Result<Self, Error> {
+        match note_pid(&mut self.file) {
+            Ok(()) => Ok(self),
+            Err(why) => Err(Error::Io {
+                path: self.path,
+                why,
+            }),
         }
     }
 

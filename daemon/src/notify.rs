@@ -42,9 +42,10 @@ impl Notifier {
         self.say(&format!("STATUS={}", text.replace(['\n', '\r'], " ")))
     }
 
-    /// Where it was started to take another's place: that one's end is not the service's.
-    pub fn main_process(&self) -> io::Result<()> {
-        self.say(&format!("MAINPID={}", std::process::id()))
+    /// Where another has taken our place: our end is not the service's. Only who is the service's
+    /// main process may say who is it from then on.
+    pub fn main_process(&self, pid: u32) -> io::Result<()> {
+        self.say(&format!("MAINPID={pid}"))
     }
 
     /// Who keeps descriptors for the next run.

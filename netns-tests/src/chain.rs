@@ -270,7 +270,7 @@ impl Chain {
             Way::KilledAt(n) => kill_at_syscall(&cmd(), n - run.syscalls),
         };
         match outcome {
-            Outcome::Killed { in_vain } => {
+            Outcome::Killed { in_vain, .. } => {
                 run.killed_in = Some(plugin.to_owned());
                 run.killed_in_vain = in_vain;
                 false

@@ -33,6 +33,8 @@ pub enum Outcome {
         /// The call before that leaves no trace, so that this death leaves just what
         /// one a system call earlier leaves.
         in_vain: bool,
+        /// On its standard error, until then.
+        said: String,
     },
     /// It ended before that.
     Finished(Trace),
@@ -60,7 +62,10 @@ pub struct Trace {
 pub fn kill_at_syscall(cmd: &Cmd, n: u64) -> Outcome {
     assert!(n > 0, "system calls are counted from 1");
     match follow(cmd, Some(n)) {
-        (Some(in_vain), _) => Outcome::Killed { in_vain },
+        (Some(in_vain), trace) => Outcome::Killed {
+            in_vain,
+            said: trace.done.stderr,
+        },
         (None, trace) => Outcome::Finished(trace),
     }
 }

@@ -26,7 +26,7 @@ pub enum Need {
 }
 
 /// Which Debian package brings what. Everything here, `make test` installs as root.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("nft", "nftables"),
@@ -36,6 +36,8 @@ const PACKAGES: [(&str, &str); 18] = [
     ("conntrack", "conntrack"),
     ("strace", "strace"),
     ("setpriv", "util-linux"),
+    ("/lib/systemd/systemd", "systemd"),
+    ("systemd-analyze", "systemd"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("openssl", "openssl"),

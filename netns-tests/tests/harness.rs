@@ -356,7 +356,7 @@ fn a_program_is_killed_just_before_its_nth_system_call() {
         let mut counts = Vec::new();
         for n in 1..=whole.syscalls {
             world.exec(&format!("rm -f {}/*", dir.display()));
-            let Outcome::Killed { in_vain } = kill_at_syscall(&cmd, n) else {
+            let Outcome::Killed { in_vain, .. } = kill_at_syscall(&cmd, n) else {
                 panic!("not killed at {n}")
             };
             counts.push(made());

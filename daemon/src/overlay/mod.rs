@@ -131,10 +131,22 @@ impl Path {
         self.again.at
     }
 
-    /// Ends with what a successor goes on with: packets wait for it in the queues.
-    pub fn hand_over(mut self) -> Option<Fds> {
-        let fds = self.take_engine()?.stop();
+    /// From here on packets wait in the queues, for whoever goes on with these: a successor, or
+    /// [`Self::resume`].
+    pub fn pause(&mut self) -> Option<Fds> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let fds = engine.take()?.stop();
         fds.inspect_err(|error| tracing::warn!("{error}")).ok()
+    }
+
+    /// As before the pause. What fails is tried again when this is next told what should be so.
+    pub fn resume(&mut self, fds: Fds) {
+        self.inherit(fds);
+        if let Some(runs) = self.runs.take()
+            && let Err(why) = self.start(&runs.overlay, runs.device_addresses)
+        {
+            tracing::warn!("{}", self.again.failed(why));
+        }
     }
 
     /// True if the engine that runs has taken up whatever is new.
@@ -188,6 +200,10 @@ impl Path {
             notices: self.notices.clone(),
             ..Config::default()
         };
+        tracing::info!(
+            port = overlay.port,
+            "packets move in userspace from here on"
+        );
         let engine = Engine::start(config, tun, sockets, table(overlay));
         let engine = engine.map_err(|error| {
             self.link = None;
@@ -197,7 +213,6 @@ impl Path {
             Ok(fds) => (self.keep)(&fds),
             Err(error) => tracing::warn!("{error}"),
         }
-        tracing::info!(port = overlay.port, "packets move in userspace");
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine);
         self.runs = Some(Runs {
             overlay: Arc::clone(overlay),

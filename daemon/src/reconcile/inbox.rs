@@ -1,15 +1,18 @@
-//! How the rest of the daemon reaches the loop: the newest view, and the word to stop.
+//! How the rest of the daemon reaches the loop: the newest view, who wants to follow, and the word
+//! to stop.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::handover::Successor;
 use crate::store::View;
 
 /// Holds the newest view until the loop takes it; one that was not taken is forgotten.
 #[derive(Debug, Default)]
 pub struct Inbox {
     view: Mutex<Option<View>>,
+    successor: Mutex<Option<Successor>>,
     stopped: AtomicBool,
 }
 
@@ -31,6 +34,11 @@ impl Inbox {
         view.is_some()
     }
 
+    pub(super) fn successor(&self) -> Option<Successor> {
+        let successor = self.successor.lock();
+        successor.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -49,6 +57,13 @@ impl Post {
             .unwrap_or_else(PoisonError::into_inner);
         *newest = Some(view);
         drop(newest);
+        self.wake();
+    }
+
+    /// The loop ends if it comes to serve, and goes on if not.
+    pub fn step_aside(&self, successor: Successor) {
+        let waiting = self.inbox.successor.lock();
+        *waiting.unwrap_or_else(PoisonError::into_inner) = Some(successor);
         self.wake();
     }
 

@@ -7,6 +7,7 @@ mod inbox;
 mod memory;
 mod mend;
 mod report;
+mod succession;
 mod watch;
 
 use std::net::IpAddr;
@@ -14,7 +15,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weft_dataplane::Fds;
 use weft_net::Rtnl;
 use weft_net::sys::{Turn, take_turns};
 
@@ -31,6 +31,7 @@ use crate::store::{Chosen, Claim, Own, Peers, View};
 pub use basis::{claim, networks, offer, ways};
 pub use inbox::{Inbox, Post};
 pub use report::{Repaired, Report};
+pub use succession::{Begin, Beginning, Conclude, Ended};
 
 use memory::Memory;
 use watch::{Dirty, Eyes, Ours};
@@ -88,9 +89,6 @@ pub struct Outbox {
     pub begin: Begin,
 }
 
-/// What the packet path goes on with, if it was handed over. The error says why we have to wait.
-pub type Begin = Box<dyn FnMut() -> Result<Option<Fds>, String> + Send>;
-
 pub type Serve = Box<dyn FnMut(&Serving) -> Result<(), String> + Send>;
 
 /// What a subnet file says.
@@ -112,6 +110,9 @@ pub struct Reconciler {
     firewall: Firewall,
     path: Path,
     has_begun: bool,
+    conclude: Option<Conclude>,
+    /// Why whoever was here before goes on.
+    superfluous: Option<String>,
     eyes: Eyes,
     view: View,
     /// What the node stands and claims by. It changes once at most: where an earlier run's is
@@ -165,6 +166,8 @@ impl Reconciler {
             firewall,
             path,
             has_begun: false,
+            conclude: None,
+            superfluous: None,
             eyes,
             view: View::default(),
             conf: None,
@@ -190,13 +193,18 @@ impl Reconciler {
         Ok((reconciler, post))
     }
 
-    /// Until it is told to stop; what it has programmed stays.
-    pub fn run(&mut self) -> weft_net::Result<()> {
+    /// Until it is told to stop, or is followed; what it has programmed stays.
+    pub fn run(&mut self) -> weft_net::Result<Ended> {
         come(BEFORE_OTHERS);
         let mut next_look = Instant::now();
         while !self.inbox.is_stopped() {
             let deadline = self.deadline(next_look);
             self.wait(deadline)?;
+            if let Some(successor) = self.inbox.successor()
+                && let Some(successor) = self.step_aside(successor)
+            {
+                return Ok(Ended::Followed(successor));
+            }
             let now = Instant::now();
             if self.retry_at.is_some_and(|at| at <= now) {
                 self.dirty.tables = true;
@@ -220,18 +228,16 @@ impl Reconciler {
             } else if self.is_urgent() && self.may_look(now) {
                 self.round();
             }
+            if let Some(why) = self.superfluous.take() {
+                return Ok(Ended::Superfluous(why));
+            }
             let path = self.path.retry_at().filter(|at| *at > now);
             let predecessor = (self.has_plan && !self.has_begun).then(|| now + LOOK_APART);
             let guard = self.firewall.due().filter(|at| *at > now);
             let waiting = [self.rivalry.next(now), path, predecessor, guard];
             self.retry_at = waiting.into_iter().flatten().min();
         }
-        Ok(())
-    }
-
-    /// Once it has been told to stop: the packet path, which may be handed over.
-    pub fn into_path(self) -> Path {
-        self.path
+        Ok(Ended::Stopped)
     }
 
     /// Until the deadline, or until something happened; and hears what.
@@ -333,7 +339,9 @@ impl Reconciler {
         desired.check_mtu(&conf, &standing.ground)?;
         self.has_plan = true;
         self.begin()?;
-        self.program(&desired, may_look)?;
+        let programmed = self.program(&desired, may_look);
+        self.conclude(&programmed)?;
+        programmed?;
         self.serve(conf, &own, &desired)?;
         trouble.or_else(|| self.unanswered()).map_or(Ok(()), Err)
     }
@@ -347,16 +355,6 @@ impl Reconciler {
             if why.is_some() { ": " } else { "" },
             why.unwrap_or_default()
         ))
-    }
-
-    fn begin(&mut self) -> Result<(), String> {
-        if !self.has_begun {
-            if let Some(fds) = (self.outbox.begin)()? {
-                self.path.inherit(fds);
-            }
-            self.has_begun = true;
-        }
-        Ok(())
     }
 
     fn stand(&mut self, conf: &NetConf) -> Result<(), String> {

@@ -24,7 +24,7 @@ fn a_successor_takes_over_without_a_packet_lost_or_overtaken() {
                 .exec("ip -o link show flannel0 | cut -d: -f1")
         };
         let device = index();
-        nothing_is_lost_while(&pods, || {
+        nothing_is_lost_while([&pods[0], &pods[1]], || {
             for node in &nodes {
                 node.is_taken_over();
                 node.until_ready();
@@ -38,10 +38,10 @@ fn a_successor_takes_over_without_a_packet_lost_or_overtaken() {
 /// On a machine that others keep busy, packets are lost with no hand in it: then it is tried
 /// again. What loses packets by itself does so every time.
 #[track_caller]
-fn nothing_is_lost_while(pods: &[Pod], mut change: impl FnMut()) {
+pub(crate) fn nothing_is_lost_while([from, to]: [&Pod; 2], mut change: impl FnMut()) {
     let mut losses = Vec::new();
     for _ in 0..ATTEMPTS {
-        let stream = Stream::start(&pods[0], &pods[1]);
+        let stream = Stream::start(from, to);
         change();
         stream.sees_more();
         let flow = stream.end();
@@ -232,7 +232,7 @@ fn a_restart_by_systemd_loses_no_packet() {
             node.until_ready();
         }
         let pods = nodes.each_ref().map(Node::pod);
-        nothing_is_lost_while(&pods, || {
+        nothing_is_lost_while([&pods[0], &pods[1]], || {
             for (node, systemd) in nodes.iter().zip(&mut systemds) {
                 wait_until("it says that it is ready", LIMIT, || {
                     systemd.hears("READY=1")

@@ -235,6 +235,12 @@ impl Node<'_> {
         self.until_ready();
     }
 
+    /// The daemon, which has ended by itself.
+    pub(crate) fn has_ended(&self) -> Done {
+        let running = self.running.take().expect("a daemon that ran");
+        running.finish()
+    }
+
     /// A daemon that was started otherwise, and is this node's by now.
     pub(crate) fn is_now(&self, running: Running) {
         let before = self.running.replace(Some(running));

@@ -43,5 +43,7 @@ mod store;
 mod strangers;
 mod stream;
 mod strip;
+mod succession;
+mod systemd;
 mod udp;
 mod wire;

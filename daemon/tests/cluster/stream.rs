@@ -37,6 +37,11 @@ pub(crate) struct Flow {
 
 impl Stream {
     pub(crate) fn start(from: &Pod, to: &Pod) -> Self {
+        Self::start_every(INTERVAL, from, to)
+    }
+
+    /// For whom ten thousand a second are too many.
+    pub(crate) fn start_every(interval: Duration, from: &Pod, to: &Pod) -> Self {
         from.until_reaches(to);
         let bind = |pod: &Pod| {
             let address = SocketAddr::new(pod.ip(), 0);
@@ -51,7 +56,7 @@ impl Stream {
         let (stop, received) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let sending = {
             let (stop, from) = (Arc::clone(&stop), from.try_clone().unwrap());
-            std::thread::spawn(move || send(&from, &stop))
+            std::thread::spawn(move || send(&from, interval, &stop))
         };
         let receiving = {
             let received = Arc::clone(&received);
@@ -112,15 +117,15 @@ impl Flow {
 
 const END: [u8; 3] = [0xff; 3];
 
-fn send(socket: &UdpSocket, stop: &AtomicBool) -> u64 {
+fn send(socket: &UdpSocket, interval: Duration, stop: &AtomicBool) -> u64 {
     let start = Instant::now();
     let mut sent = 0_u64;
     while !stop.load(Ordering::Relaxed) {
-        if start.elapsed() >= INTERVAL * u32::try_from(sent).unwrap() {
+        if start.elapsed() >= interval * u32::try_from(sent).unwrap() {
             socket.send(&sent.to_le_bytes()).unwrap();
             sent += 1;
         } else {
-            std::thread::sleep(INTERVAL);
+            std::thread::sleep(interval);
         }
     }
     sent

@@ -9,7 +9,9 @@ use weft_daemon::conf::{Checks, NetConf};
 use weft_daemon::lease::{Attrs, Identity, Lease, Subnets};
 use weft_daemon::overlay::Path;
 use weft_daemon::plan::{Ground, Wishes};
-use weft_daemon::reconcile::{Outbox, Post, Reconciler, Report, Serving, Settings, Standing};
+use weft_daemon::reconcile::{
+    Beginning, Outbox, Post, Reconciler, Report, Serving, Settings, Standing,
+};
 use weft_daemon::store::{Chosen, Claim, Own, Peers, View};
 use weft_netns::{World, wait_until};
 
@@ -120,7 +122,7 @@ impl<'w> Node<'w> {
                     Ok(())
                 })
             },
-            begin: Box::new(|| Ok(None)),
+            begin: Box::new(|| Ok(Beginning::with(None))),
         };
         let choose = Box::new(|rtnl: &mut weft_net::Rtnl, conf: &NetConf, _: Chosen| {
             let link = rtnl.link("eth0").map_err(|e| e.to_string())?;
@@ -138,7 +140,7 @@ impl<'w> Node<'w> {
         });
         let (mut reconciler, post) =
             Reconciler::open(settings(previous), choose, outbox, Path::default()).unwrap();
-        let looping = std::thread::spawn(move || reconciler.run().unwrap());
+        let looping = std::thread::spawn(move || drop(reconciler.run().unwrap()));
         let node = Self {
             world,
             post,
