@@ -38,6 +38,7 @@ mod migration_plan;
 mod outages;
 mod races;
 mod restarts;
+mod service_account;
 mod store;
 mod strangers;
 mod stream;
