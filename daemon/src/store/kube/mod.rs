@@ -30,6 +30,7 @@ mod state;
 mod stream;
 mod way;
 mod wire;
+mod word;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -47,6 +48,8 @@ use events::Teller;
 use follow::{Follower, Known};
 use keep::Keeper;
 use node::Prefix;
+
+pub use word::tell;
 
 #[derive(Debug)]
 pub struct Kube {
