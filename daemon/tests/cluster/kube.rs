@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,7 @@ pub(crate) struct Kubernetes {
 }
 
 impl Kubernetes {
-    fn of(world: &World) -> Self {
-        let place = ([192, 168, 9, 254], 6443).into();
+    fn of(world: &World, place: SocketAddr) -> Self {
         Self {
             server: RefCell::new(ApiServer::start(place, None)),
             conf: world.scratch("kube").join("net-conf.json"),
@@ -106,8 +106,12 @@ impl Kubernetes {
 const FLANNELS: &str = "flannel.alpha.coreos.com/";
 
 pub(crate) fn cluster<'w>(world: &'w World, conf: &str) -> Cluster<'w> {
+    cluster_at(world, conf, ([192, 168, 9, 254], 6443).into())
+}
+
+pub(crate) fn cluster_at<'w>(world: &'w World, conf: &str, place: SocketAddr) -> Cluster<'w> {
     lay_wires(world);
-    let store = Store::Kube(Kubernetes::of(world));
+    let store = Store::Kube(Kubernetes::of(world, place));
     store.put("config", conf);
     Cluster { world, store }
 }

@@ -39,6 +39,7 @@ mod outages;
 mod outer;
 mod races;
 mod restarts;
+mod service_account;
 mod store;
 mod strangers;
 mod stream;

@@ -274,6 +274,42 @@ fn a_missing_tun_is_told_and_taken_once_it_is_there() {
     });
 }
 
+/// As in a container of runc 1.2.0 to 1.2.3: the device is mounted, and not among those that the
+/// container may open.
+#[test]
+fn a_tun_that_the_cgroup_denies_is_told_and_taken_once_it_is_allowed() {
+    const DEVICES: &str = "/sys/fs/cgroup/devices";
+    let group = format!("{DEVICES}/weft-{}", std::process::id());
+    let made = std::fs::create_dir(&group).and_then(|()| std::fs::remove_dir(&group));
+    let denies = made.is_ok();
+    if !skip_unless(&[Need::Other("the devices of cgroup v1, as root", denies)]) {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::new(world, UDP);
+        let (_others, pods) = cluster.of(1);
+        let node = cluster.node(7);
+        let group = format!("{DEVICES}/weft-{}", std::process::id());
+        let line = format!(
+            "mkdir {group} && echo 'c 10:200 rwm' > {group}/devices.deny && \
+             echo $$ > {group}/cgroup.procs && exec {} {}",
+            env!("CARGO_BIN_EXE_weftd"),
+            node.flags.join(" ")
+        );
+        node.start_as(&["sh", "-c", &line]);
+        node.until_told(&[
+            "open /dev/net/tun: Operation not permitted",
+            "let the container use the device 10:200",
+        ]);
+        assert!(node.lives() && !node.is_ready());
+        world.exec(&format!("echo 'c 10:200 rwm' > {group}/devices.allow"));
+        node.until_ready();
+        node.pod().until_reaches(&pods[0]);
+        node.terminate();
+        world.exec(&format!("rmdir {group}"));
+    });
+}
+
 /// As a container without the device among those that it may use.
 #[test]
 fn a_tun_that_may_not_be_used_is_told_and_taken_once_it_may() {

@@ -258,7 +258,7 @@ async fn secured(clients: Clients, served: Served) -> (Cluster, Authority) {
         Served::Expired => (member.host, -1),
         Served::ForAnotherHost => (Ipv4Addr::new(192, 0, 2, 1), 2),
     };
-    let Signed { cert, key } = authority.sign("member", Some(host), days);
+    let Signed { cert, key } = authority.sign("member", Some(host.into()), days);
     member.add(format!("--cert-file={}", cert.display()));
     member.add(format!("--key-file={}", key.display()));
     let mut tls = TlsOptions::new().ca_certificate(pem(&authority.certificate()));

@@ -1,7 +1,7 @@
 //! An authority, and what it signs, made by openssl.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,7 +35,7 @@ impl Authority {
     }
 
     /// For `host`, or for a client where there is none.
-    pub(crate) fn sign(&self, name: &str, host: Option<Ipv4Addr>, days: i32) -> Signed {
+    pub(crate) fn sign(&self, name: &str, host: Option<IpAddr>, days: i32) -> Signed {
         let (key, csr) = (self.file(name, "key"), self.file(name, "csr"));
         let (cert, extensions) = (self.file(name, "pem"), self.file(name, "ext"));
         openssl(&[

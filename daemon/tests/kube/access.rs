@@ -1,6 +1,7 @@
 //! The ways in: TLS, client certificates, tokens that are renewed, rights that are missing.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::bench::{Bench, VXLAN};
 mod certificates;
 use certificates::{Authority, Signed};
 
-const HERE: std::net::Ipv4Addr = std::net::Ipv4Addr::LOCALHOST;
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct Secured {
     bench: Bench,

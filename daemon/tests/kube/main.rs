@@ -15,5 +15,6 @@ mod bench;
 mod networks;
 mod numbers;
 mod own;
+mod silence;
 mod troubles;
 mod wire;

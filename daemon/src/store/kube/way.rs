@@ -4,8 +4,13 @@
 use std::fs;
 use std::time::Duration;
 
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::ConfigExt;
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
 use kube::{Client, config};
+use tower::{BoxError, ServiceBuilder};
 
 use super::fault::{Fault, innermost};
 use crate::options;
@@ -21,8 +26,6 @@ pub(super) struct Way {
 impl Way {
     pub(super) async fn find(options: &options::Kube) -> Result<Self, Fault> {
         let mut config = config(options).await?;
-        config.connect_timeout = Some(CONNECT);
-        config.default_retry = false;
         trim_token(&mut config);
         config.headers.push((
             http::header::USER_AGENT,
@@ -30,7 +33,7 @@ impl Way {
         ));
         let url = config.cluster_url.to_string();
         let url = url.trim_end_matches('/').to_owned();
-        let client = Client::try_from(config).map_err(|why| {
+        let client = client(config, options.patience.unanswered).map_err(|why| {
             Fault::NoWay(format!("prepare the way to {url}: {}", innermost(&why)))
         })?;
         Ok(Self { client, url })
@@ -103,4 +106,31 @@ fn trim_token(config: &mut Config) {
     }
 }
 
+/// A watch says nothing for minutes: whether its other end is still there, the kernels find out
+/// among themselves, at the cost of a segment in a quarter of a minute.
+fn client(config: Config, unanswered: Duration) -> kube::Result<Client> {
+    if config.proxy_url.is_some() {
+        // Which fails, and says why.
+        return Client::try_from(config);
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.set_keepalive(Some((unanswered * 3 / 5).max(SHORTEST)));
+    connector.set_keepalive_interval(Some((unanswered / 5).max(SHORTEST)));
+    connector.set_keepalive_retries(Some(2));
+    connector.set_tcp_user_timeout(Some(unanswered));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(legacy::Client::builder(TokioExecutor::new()).build(connector));
+    Ok(Client::new(service, config.default_namespace))
+}
+
+/// The kernel counts in seconds.
+const SHORTEST: Duration = Duration::from_secs(1);
 const CONNECT: Duration = Duration::from_secs(5);
