@@ -35,8 +35,7 @@ pub(super) struct Wanted<'a> {
     pub(super) networks: &'a [IpNetwork],
     /// Whether their packets are accepted.
     pub(super) forward: bool,
-    /// None: what is flanneld's is left alone.
-    pub(super) flannels: Option<&'a mut Flannels>,
+    pub(super) flannels: &'a mut Flannels,
 }
 
 /// Has the filter table accept pods' packets, and removes what flanneld left.
@@ -44,8 +43,7 @@ pub(super) fn keep(wanted: &mut Wanted<'_>, v6: bool) -> Outcome {
     let in_use = tables_in_use(v6);
     let mut outcome = Outcome::default();
     for table in ["filter", "nat"] {
-        let matters = table == "filter" || wanted.flannels.is_some();
-        if matters && in_use.contains(table) {
+        if in_use.contains(table) {
             keep_table(table, wanted, v6, &mut outcome);
         }
     }
@@ -84,15 +82,13 @@ fn keep_table(table: &str, wanted: &mut Wanted<'_>, v6: bool, outcome: &mut Outc
     }
     let mut its = Script::default();
     its.remove_flannels(table, &saved, &networks);
-    if let Some(flannels) = &mut wanted.flannels
-        && !its.lines.is_empty()
-    {
-        if flannels.may_go() {
+    if !its.lines.is_empty() {
+        if wanted.flannels.may_go() {
             script.lines.push_str(&its.lines);
             script.done.extend(its.done);
         } else {
             let what = format!("what stands in the {table} table of {program}-legacy");
-            outcome.notes.extend(flannels.note(&what));
+            outcome.notes.extend(wanted.flannels.note(&what));
         }
     }
     if script.lines.is_empty() {
