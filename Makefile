@@ -40,7 +40,8 @@ BUILD_PACKAGES := protobuf-compiler libprotobuf-dev
 PATH_PACKAGES := iproute2 nftables ethtool iperf3 util-linux wireguard-go wireguard-tools
 VM_PACKAGES := qemu-system-x86 busybox-static cpio
 # What the names of the tests contain that the guest runs.
-TEST_VM ?= vlan del_leaves_the_node what_is_retired a_mapped_port_answers
+TEST_VM ?= vlan del_leaves_the_node what_is_retired a_mapped_port_answers \
+	an_older_kernel flannel_s_own_proxy the_fast_way_carries over_ipv6_it_carries without_checksum_offload
 
 .PHONY: help
 help: ## this list
@@ -162,7 +163,7 @@ soak: test-packages build ## the tests named soak, SOAK_TIME seconds
 	WEFT_SOAK=$(SOAK_TIME) cargo test --locked --workspace -- --ignored --nocapture soak
 
 .PHONY: test-vm
-test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering), in a guest with Debian's own kernel
+test-vm: rust test-packages build ## what this kernel lacks (VLAN filtering) or others do (UDP superpackets), in a guest with Debian's own
 	@$(call packages,$(VM_PACKAGES))
 	netns-tests/vm/tests $(TEST_VM)
 

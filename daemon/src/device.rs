@@ -164,7 +164,8 @@ fn new_vxlan<'a>(wanted: &'a Device, vxlan: &Vxlan) -> NewVxlan<'a> {
 }
 
 /// As an Ethernet device has it, and twice what a TUN has: packets wait here while one daemon
-/// follows another. It is set once, since the kernel drops packets while it changes.
+/// follows another. Longer, and a pod that floods would make all others wait (EXPERIMENTS.md). It
+/// is set once, since the kernel drops packets while it changes.
 const TUN_QUEUE: u32 = 1000;
 
 fn fixed_difference(wanted: &Vxlan, held: &route::Vxlan) -> Option<String> {

@@ -1,19 +1,20 @@
 //! Others' tables in the kernel, as far as pods' packets meet them: the chains at the forward hook,
-//! and what flannel's iptables rules of an earlier run left there.
+//! and what flanneld left in those of iptables-nft.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use ipnetwork::IpNetwork;
 use weft_net::Result;
 use weft_net::nft::{
     Base, Chain, ChainKind, Family, Hook, NftSocket, Op, Policy, Selector, Statement, StoredChain,
     StoredRule, StoredTable, Table, Test, Transaction, Verdict, expr,
 };
 
-use super::passage::{
-    COMMENT, Edit, End, FLANNEL_FORWARD, Filter, Handle, Match, Step, Then, When,
-};
+use super::flannels::{self, CHAINS};
+use super::passage::{COMMENT, Edit, End, Filter, Handle, Match, Step, Then, When};
 use super::save::target;
-use super::wanted::{FAMILIES, TABLES};
+use super::wanted::{FAMILIES, TABLES, of_family};
 
 /// A base chain at the forward hook, as packets of one family meet it.
 #[derive(Debug)]
@@ -92,48 +93,93 @@ pub(super) fn write(hook: &ForeignHook, edits: &[Edit], transaction: &mut Transa
     }
 }
 
-/// Flannel's chains in the tables of iptables-nft, among all chains.
-pub(super) fn leftovers(chains: &[StoredChain]) -> Vec<Chain<'_>> {
-    chains
-        .iter()
-        .map(StoredChain::chain)
-        .filter(|chain| {
-            let is_iptables = matches!(chain.table.family, Family::Ip | Family::Ip6);
-            is_iptables
-                && FLANNELS
-                    .iter()
-                    .any(|(table, _, name)| (chain.table.name, chain.name) == (*table, *name))
-        })
-        .collect()
+/// What flanneld left in a table of iptables-nft.
+#[derive(Debug)]
+pub(super) enum Leftover<'a> {
+    /// With the jumps to it from this chain.
+    Chain {
+        chain: Chain<'a>,
+        base: &'static str,
+    },
+    Rule {
+        chain: Chain<'a>,
+        handle: u64,
+    },
 }
 
-/// Removes such a chain with the jumps to it that flannel made. Should others jump there, too, it
-/// stays, empty.
-pub(super) fn remove_leftover(
+/// Among all chains.
+pub(super) fn leftovers<'a>(
     nft: &mut NftSocket,
-    chain: Chain<'_>,
-    transaction: &mut Transaction,
-) -> Result<()> {
-    let base = FLANNELS
-        .iter()
-        .find(|(.., name)| *name == chain.name)
-        .map_or("", |(_, base, _)| base);
-    let mut is_needed = false;
-    for rule in nft.table_rules(chain.table)? {
-        if rule.leads_to() != Some(chain.name) {
-            continue;
-        }
-        if rule.chain == base {
-            transaction.delete_rule(chain.table.chain(base), rule.handle);
-        } else {
-            is_needed = true;
+    chains: &'a [StoredChain],
+    networks: &[IpNetwork],
+) -> Result<Vec<Leftover<'a>>> {
+    let mut leftovers = Vec::new();
+    for chain in chains.iter().map(StoredChain::chain) {
+        let v6 = match chain.table.family {
+            Family::Ip => false,
+            Family::Ip6 => true,
+            Family::Inet | Family::Netdev | Family::Bridge => continue,
+        };
+        for (table, base, its) in CHAINS {
+            if chain.table.name != table {
+                continue;
+            }
+            if chain.name == its {
+                leftovers.push(Leftover::Chain { chain, base });
+            } else if chain.name == base {
+                let stored = nft.rules(chain)?;
+                let steps: Vec<Step> = stored.iter().filter_map(|rule| step(rule, v6)).collect();
+                let rules = flannels::rules(table, &steps, &of_family(networks, v6)).into_iter();
+                leftovers.extend(rules.filter_map(|step| match step.handle {
+                    Handle::Number(handle) => Some(Leftover::Rule { chain, handle }),
+                    Handle::Line(_) | Handle::None => None,
+                }));
+            }
         }
     }
-    transaction.flush_chain(chain);
-    if !is_needed {
-        transaction.delete_chain(chain);
+    Ok(leftovers)
+}
+
+impl Leftover<'_> {
+    pub(super) fn table(&self) -> Table<'_> {
+        let (Self::Chain { chain, .. } | Self::Rule { chain, .. }) = self;
+        chain.table
     }
-    Ok(())
+
+    /// A chain goes with the jumps to it that flanneld made. Should others jump there, too, it stays,
+    /// empty.
+    pub(super) fn remove(&self, nft: &mut NftSocket, transaction: &mut Transaction) -> Result<()> {
+        match *self {
+            Self::Rule { chain, handle } => transaction.delete_rule(chain, handle),
+            Self::Chain { chain, base } => {
+                let mut is_needed = false;
+                for rule in nft.table_rules(chain.table)? {
+                    if rule.leads_to() != Some(chain.name) {
+                        continue;
+                    }
+                    if rule.chain == base {
+                        transaction.delete_rule(chain.table.chain(base), rule.handle);
+                    } else {
+                        is_needed = true;
+                    }
+                }
+                transaction.flush_chain(chain);
+                if !is_needed {
+                    transaction.delete_chain(chain);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Leftover<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chain { chain, .. } => chain.fmt(f),
+            Self::Rule { chain, handle } => write!(f, "rule {handle} of {chain}"),
+        }
+    }
 }
 
 fn read_hook(
@@ -207,7 +253,8 @@ fn step(rule: &StoredRule, v6: bool) -> Option<Step> {
             Statement::Verdict(verdict) => step.then = then(verdict),
             Statement::Reject => step.then = Then::Drop,
             Statement::Target(name) => step.then = target(name),
-            Statement::Counter { .. } | Statement::Masquerade | Statement::Idle => {}
+            Statement::Masquerade => step.then = Then::Masquerade,
+            Statement::Counter { .. } | Statement::Idle => {}
         }
     }
     Some(step)
@@ -236,10 +283,5 @@ fn test(accept: &Match) -> expr::Expr {
 /// Where iptables-nft keeps its filter tables.
 pub(super) const FILTER4: Table<'static> = Table::new(Family::Ip, "filter");
 pub(super) const FILTER6: Table<'static> = Table::new(Family::Ip6, "filter");
-/// Flannel's chains in iptables: the table, the chain of iptables that jumps there, the chain.
-pub(super) const FLANNELS: [(&str, &str, &str); 2] = [
-    ("nat", "POSTROUTING", "FLANNEL-POSTRTG"),
-    ("filter", "FORWARD", FLANNEL_FORWARD),
-];
 /// Nobody's forward hook leads surely to more.
 const MOST_CHAINS: usize = 64;

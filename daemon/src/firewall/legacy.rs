@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use ipnetwork::IpNetwork;
 
 use super::Repair;
-use super::foreign::FLANNELS;
+use super::flannels::{self, CHAINS, Flannels};
 use super::passage::{COMMENT, Edit, End, Filter, Handle, Match};
 use super::save::Saved;
 use super::wanted::of_family;
@@ -29,15 +29,22 @@ pub(super) fn is_in_use(v6: bool) -> bool {
     !tables_in_use(v6).is_empty()
 }
 
-/// Has the filter table accept pods' packets, and removes flannel's chains if they are to be taken
-/// over.
-pub(super) fn keep(networks: &[IpNetwork], v6: bool, take_over: bool) -> Outcome {
+/// What is wanted of both families' tables.
+pub(super) struct Wanted<'a> {
+    /// Of all pods.
+    pub(super) networks: &'a [IpNetwork],
+    /// Whether their packets are accepted.
+    pub(super) forward: bool,
+    pub(super) flannels: &'a mut Flannels,
+}
+
+/// Has the filter table accept pods' packets, and removes what flanneld left.
+pub(super) fn keep(wanted: &mut Wanted<'_>, v6: bool) -> Outcome {
     let in_use = tables_in_use(v6);
     let mut outcome = Outcome::default();
     for table in ["filter", "nat"] {
-        let matters = table == "filter" || take_over;
-        if matters && in_use.contains(table) {
-            keep_table(table, &of_family(networks, v6), v6, take_over, &mut outcome);
+        if in_use.contains(table) {
+            keep_table(table, wanted, v6, &mut outcome);
         }
     }
     outcome
@@ -52,16 +59,12 @@ pub(super) fn filter(v6: bool) -> Option<Filter> {
     Saved::parse(&saved).filter("FORWARD")
 }
 
-fn keep_table(
-    table: &str,
-    networks: &[IpNetwork],
-    v6: bool,
-    take_over: bool,
-    outcome: &mut Outcome,
-) {
+fn keep_table(table: &str, wanted: &mut Wanted<'_>, v6: bool, outcome: &mut Outcome) {
     let program = program(v6);
+    let networks = of_family(wanted.networks, v6);
+    let accepted = if wanted.forward { &networks[..] } else { &[] };
     let (Some(save), Some(restore)) = (find(program, "save"), find(program, "restore")) else {
-        outcome.notes.push(without_a_tool(program, table, networks));
+        outcome.notes.push(without_a_tool(program, table, accepted));
         return;
     };
     let saved = match run(&save, &["-t", table], "") {
@@ -73,12 +76,20 @@ fn keep_table(
     if table == "filter"
         && let Some(filter) = saved.filter("FORWARD")
     {
-        let edits = filter.edits(networks);
+        let edits = filter.edits(accepted);
         outcome.filter = Some(filter.clone());
         after = Some(script.edit(filter, &edits));
     }
-    if take_over {
-        script.remove_flannels(table, &saved);
+    let mut its = Script::default();
+    its.remove_flannels(table, &saved, &networks);
+    if !its.lines.is_empty() {
+        if wanted.flannels.may_go() {
+            script.lines.push_str(&its.lines);
+            script.done.extend(its.done);
+        } else {
+            let what = format!("what stands in the {table} table of {program}-legacy");
+            outcome.notes.extend(wanted.flannels.note(&what));
+        }
     }
     if script.lines.is_empty() {
         return;
@@ -135,8 +146,13 @@ impl Script {
         })
     }
 
-    fn remove_flannels(&mut self, table: &str, saved: &Saved) {
-        for (_, base, chain) in FLANNELS.iter().filter(|(of, ..)| *of == table) {
+    fn remove_flannels(&mut self, table: &str, saved: &Saved, networks: &[IpNetwork]) {
+        for (_, base, chain) in CHAINS.iter().filter(|(of, ..)| *of == table) {
+            for step in flannels::rules(table, &saved.steps(base), networks) {
+                if let Handle::Line(line) = &step.handle {
+                    self.add(&format!("-D {line}"), format!("`{line}` deleted"));
+                }
+            }
             if !saved.has_chain(chain) {
                 continue;
             }
@@ -281,7 +297,7 @@ mod tests {
         let filter = saved().filter("FORWARD").unwrap();
         let edits = filter.edits(&networks);
         script.edit(filter, &edits);
-        script.remove_flannels("filter", &saved());
+        script.remove_flannels("filter", &saved(), &networks);
         assert_eq!(
             script.lines,
             "-D FORWARD -s 10.9.0.0/16 -m comment --comment \"weft: pods\" -j ACCEPT\n\

@@ -11,6 +11,7 @@
 //! and restoring, as a comment of iptables', so that no memory of what we did is needed.
 
 mod diff;
+mod flannels;
 mod foreign;
 mod kernel;
 mod legacy;
@@ -18,63 +19,21 @@ mod passage;
 mod plan;
 mod report;
 mod save;
+mod spec;
 mod wanted;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 use weft_net::nft::{NftSocket, Table, Transaction};
 
 pub use passage::Passage;
 pub use report::{ForwardHook, Repair, Report};
+pub use spec::{Guard, Masquerade, Spec};
 
+use flannels::Flannels;
 use plan::Plan;
-
-/// What the node's firewall shall do, for both families at once.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Spec {
-    /// The networks of all pods of the cluster.
-    pub networks: Vec<IpNetwork>,
-    /// This node's part of them.
-    pub own: Vec<IpNetwork>,
-    pub masquerade: Option<Masquerade>,
-    /// Whether forwarded packets from and to pods are accepted.
-    pub forward: bool,
-    pub guard: Option<Guard>,
-}
-
-/// Pods' packets leave the cluster under the node's address, and others' reach pods under it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Masquerade {
-    pub random_fully: bool,
-    /// Networks besides the pods' own which their packets reach under the pod's address.
-    pub spared: Vec<IpNetwork>,
-}
-
-/// Encapsulated packets from an address that is no peer's are dropped.
-///
-/// A peer that moves to another address is a stranger there until its lease arrives: what it
-/// sends before that is dropped, as are our packets to the address where it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guard {
-    /// The UDP port of the tunnel.
-    pub port: u16,
-    /// All that may send, before the guard begins: whoever is missing is cut off.
-    pub from: BTreeSet<IpAddr>,
-    /// `from` may lack some: who is let in already stays so.
-    pub lenient: bool,
-    /// How long it stands at least when nobody keeps it any more. Then it lets everybody in.
-    pub lasting: Duration,
-}
-
-impl Guard {
-    /// Enough for an upgrade, a reboot of what weftd needs, or an operator who has a look first; and
-    /// a node that came meanwhile does not wait for longer.
-    pub const LASTING: Duration = Duration::from_secs(3600);
-}
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -102,7 +61,7 @@ pub struct Firewall {
     nft: NftSocket,
     settled: Option<Settled>,
     legacy: Option<LegacyLook>,
-    has_taken_over: bool,
+    flannels: Flannels,
     /// Notes that have been told, and hold still.
     told: BTreeSet<String>,
     /// What the guard counted in rules that are gone.
@@ -117,6 +76,8 @@ struct Settled {
     generation: u32,
     /// When the guard goes by itself.
     guarded_until: Option<Instant>,
+    /// When what flanneld keeps may have become what it left.
+    look_again: Option<Instant>,
     hooks: Vec<ForwardHook>,
     notes: Vec<String>,
 }
@@ -130,13 +91,6 @@ struct LegacyLook {
     notes: Vec<String>,
 }
 
-/// What a run does about flannel's iptables chains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flannels {
-    TakeOver,
-    Leave,
-}
-
 impl Firewall {
     /// For the network namespace the calling thread is in; there it must be used.
     pub fn open() -> Result<Self> {
@@ -144,26 +98,20 @@ impl Firewall {
             nft: NftSocket::open()?,
             settled: None,
             legacy: None,
-            has_taken_over: false,
+            flannels: Flannels::default(),
             told: BTreeSet::new(),
             dropped_before: 0,
         })
     }
 
-    /// When it is to be reconciled though nothing happened: then the guard's time is renewed.
+    /// When it is to be reconciled though nothing happened.
     pub fn due(&self) -> Option<Instant> {
         self.settled.as_ref()?.due()
     }
 
     /// Makes the firewall what `spec` says.
     pub fn reconcile(&mut self, spec: &Spec) -> Result<Report> {
-        let flannels = match self.has_taken_over {
-            true => Flannels::Leave,
-            false => Flannels::TakeOver,
-        };
-        let report = self.run(&spec.canonical(), flannels)?;
-        self.has_taken_over = true;
-        Ok(report)
+        self.run(&spec.canonical())
     }
 
     /// What a reconciliation would find, and what it would do in nftables, left undone.
@@ -175,21 +123,17 @@ impl Firewall {
             let networks = wanted::of_family(&spec.networks, v6);
             report::legacy_hook(legacy::filter(v6)?, &networks, v6)
         }));
-        let mut repaired = plan.repairs();
-        if !self.has_taken_over {
-            repaired.extend(plan.leftovers());
-        }
         Ok(Report {
-            repaired,
+            repaired: plan.repairs().into_iter().chain(plan.removals()).collect(),
             hooks,
-            notes: plan.notes(&spec, !self.has_taken_over),
+            notes: plan.notes(&spec),
             ..Report::default()
         })
     }
 
-    /// Removes all that is ours, and nothing else.
+    /// Removes all that is ours, and what flanneld left; nothing else.
     pub fn remove(&mut self) -> Result<Report> {
-        self.run(&Spec::default(), Flannels::Leave)
+        self.run(&Spec::default())
     }
 
     /// Removes the guard alone, which knows no peer that comes when nobody keeps it; whether there
@@ -229,12 +173,14 @@ impl Firewall {
         self.dropped_before
     }
 
-    fn run(&mut self, spec: &Spec, flannels: Flannels) -> Result<Report> {
+    fn run(&mut self, spec: &Spec) -> Result<Report> {
         let mut report = Report::default();
+        self.flannels.begin();
         if !self.is_settled(spec)? {
-            self.run_nft(spec, flannels, &mut report)?;
+            self.run_nft(spec, &mut report)?;
         }
-        self.run_legacy(spec, flannels, &mut report);
+        self.run_legacy(spec, &mut report);
+        self.flannels.end();
         self.sum_up(&mut report);
         Ok(report)
     }
@@ -248,7 +194,7 @@ impl Firewall {
         })
     }
 
-    fn run_nft(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) -> Result<()> {
+    fn run_nft(&mut self, spec: &Spec, report: &mut Report) -> Result<()> {
         let known = self.settled.take();
         let mut notes = Vec::new();
         let plan = match self.commit(|nft| Plan::make(nft, spec)) {
@@ -273,30 +219,51 @@ impl Firewall {
         if plan.loses_counters() {
             self.dropped_before += plan.dropped;
         }
-        let takes_over = flannels == Flannels::TakeOver;
-        if takes_over && plan.has_leftovers() {
-            // When ours stand, and not with them: a packet may meet one base chain before a
-            // commit and the next one after it, and between the two it would meet neither's rules.
-            match self.nft.retry(plan::remove_leftovers) {
-                Ok((made, repairs)) => {
-                    generation = made;
-                    report.generations.push(made);
-                    report.repaired.extend(repairs);
-                }
-                Err(error) => notes.push(format!(
-                    "flanneld's chains in iptables do no harm and could not be removed: {error}"
-                )),
-            }
+        notes.extend(plan.notes(spec));
+        if !plan.leftovers.is_empty() {
+            let made = self.remove_leftovers(&plan, spec, report, &mut notes);
+            generation = made.unwrap_or(generation);
         }
-        notes.extend(plan.notes(spec, takes_over));
         self.settled = Some(Settled {
             spec: spec.clone(),
             generation,
             guarded_until: plan.guards_for().map(|time| Instant::now() + time),
+            look_again: self.flannels.look_again(),
             hooks: plan.hooks(spec),
             notes,
         });
         Ok(())
+    }
+
+    /// When ours stand, and not with them: a packet may meet one base chain before a commit and the
+    /// next one after it, and between the two it would meet neither's rules. The generation that it
+    /// made.
+    fn remove_leftovers(
+        &mut self,
+        plan: &Plan,
+        spec: &Spec,
+        report: &mut Report,
+        notes: &mut Vec<String>,
+    ) -> Option<u32> {
+        if !self.flannels.may_go() {
+            let left = plan.leftovers.iter();
+            notes.extend(left.filter_map(|what| self.flannels.note(what)));
+            return None;
+        }
+        let remove = |nft: &mut NftSocket| plan::remove_leftovers(nft, &spec.networks);
+        match self.nft.retry(remove) {
+            Ok((made, repairs)) => {
+                report.generations.push(made);
+                report.repaired.extend(repairs);
+                Some(made)
+            }
+            Err(error) => {
+                notes.push(format!(
+                    "flanneld's rules in iptables do no harm and could not be removed: {error}"
+                ));
+                None
+            }
+        }
     }
 
     /// Makes a plan and carries it out, again and again while others are faster.
@@ -311,7 +278,7 @@ impl Firewall {
         })
     }
 
-    fn run_legacy(&mut self, spec: &Spec, flannels: Flannels, report: &mut Report) {
+    fn run_legacy(&mut self, spec: &Spec, report: &mut Report) {
         let families: Vec<bool> = wanted::FAMILIES
             .into_iter()
             .filter(|v6| legacy::is_in_use(*v6))
@@ -325,10 +292,10 @@ impl Firewall {
             self.legacy = known;
             return;
         }
-        let networks = if spec.forward {
-            &spec.networks[..]
-        } else {
-            &[]
+        let mut wanted = legacy::Wanted {
+            networks: &spec.networks,
+            forward: spec.forward,
+            flannels: &mut self.flannels,
         };
         let mut look = LegacyLook {
             at: Instant::now(),
@@ -337,7 +304,7 @@ impl Firewall {
             notes: Vec::new(),
         };
         for v6 in families {
-            let outcome = legacy::keep(networks, v6, flannels == Flannels::TakeOver);
+            let outcome = legacy::keep(&mut wanted, v6);
             report.is_drift |= known.is_some() && !outcome.repairs.is_empty();
             report.repaired.extend(outcome.repairs);
             look.notes.extend(outcome.notes);
@@ -366,8 +333,13 @@ impl Firewall {
 }
 
 impl Settled {
-    /// When less is left than there must be, by the kernel's clock, too.
     fn due(&self) -> Option<Instant> {
+        let due = [self.guard_due(), self.look_again];
+        due.into_iter().flatten().min()
+    }
+
+    /// When less is left than there must be, by the kernel's clock, too.
+    fn guard_due(&self) -> Option<Instant> {
         let lasting = self.spec.guard.as_ref()?.lasting;
         Some(self.guarded_until?.checked_sub(lasting)? + TICK)
     }
@@ -385,28 +357,6 @@ impl Settled {
 /// What the guard's rules have dropped since they stand; for whoever is asked, at any time.
 pub fn count_dropped() -> Result<u64> {
     Ok(kernel::dropped(&mut NftSocket::open()?)?)
-}
-
-impl Spec {
-    /// Networks by their first address, each once and in order: two specs that ask for the same
-    /// are equal.
-    fn canonical(&self) -> Self {
-        Self {
-            networks: canonical(&self.networks),
-            own: canonical(&self.own),
-            masquerade: self.masquerade.as_ref().map(|masquerade| Masquerade {
-                spared: canonical(&masquerade.spared),
-                ..masquerade.clone()
-            }),
-            ..self.clone()
-        }
-    }
-}
-
-fn canonical(networks: &[IpNetwork]) -> Vec<IpNetwork> {
-    let first = |network: &IpNetwork| IpNetwork::new(network.network(), network.prefix()).ok();
-    let sorted: BTreeSet<IpNetwork> = networks.iter().filter_map(first).collect();
-    sorted.into_iter().collect()
 }
 
 /// The generation that a commit made. The kernel leaves out zero.

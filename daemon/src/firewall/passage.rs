@@ -63,6 +63,7 @@ pub(super) enum Then {
     Return,
     Jump(String),
     Goto(String),
+    Masquerade,
     /// It counts, marks, logs.
     GoOn,
 }
@@ -244,7 +245,7 @@ impl Filter {
             Then::Accept => return Some(Flow::Accepted),
             Then::Drop => return Some(Flow::Dropped(chain.to_owned())),
             Then::Return => return Some(Flow::Through),
-            Then::GoOn => return None,
+            Then::Masquerade | Then::GoOn => return None,
             Then::Jump(to) => (to, true),
             Then::Goto(to) => (to, false),
         };
@@ -290,6 +291,12 @@ impl Step {
 
     fn is_flannels(&self) -> bool {
         matches!(&self.then, Then::Jump(chain) | Then::Goto(chain) if chain == FLANNEL_FORWARD)
+            || self.is_accept_of_flannel()
+    }
+
+    /// Before 0.20 it had no chain of its own.
+    pub(super) fn is_accept_of_flannel(&self) -> bool {
+        self.accepted().is_some() && self.comment == "flanneld forward"
     }
 }
 

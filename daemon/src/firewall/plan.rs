@@ -24,8 +24,8 @@ pub(super) struct Plan {
     guarded_for: Option<Duration>,
     /// Others' chains that forwarded packets pass, each with our edits.
     hooks: Vec<(ForeignHook, Vec<Edit>)>,
-    /// Flannel's chains in the tables of iptables-nft, as nft names them.
-    leftovers: Vec<String>,
+    /// What flanneld left in the tables of iptables-nft, as nft names it.
+    pub(super) leftovers: Vec<String>,
 }
 
 impl Plan {
@@ -49,7 +49,7 @@ impl Plan {
             guarded_for: seen.guarded_for(),
             changes: diff::diff(&wanted, &seen.standing),
             hooks,
-            leftovers: foreign::leftovers(&chains)
+            leftovers: foreign::leftovers(nft, &chains, &spec.networks)?
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
@@ -92,16 +92,12 @@ impl Plan {
         own.chain(others).collect()
     }
 
-    /// What is removed once ours stand.
-    pub(super) fn leftovers(&self) -> impl Iterator<Item = Repair> + '_ {
-        self.leftovers.iter().map(|chain| Repair {
+    /// What would be removed once ours stand.
+    pub(super) fn removals(&self) -> impl Iterator<Item = Repair> + '_ {
+        self.leftovers.iter().map(|leftover| Repair {
             table: "iptables-nft".into(),
-            what: format!("{chain}, which is flanneld's, removed once ours stand"),
+            what: format!("{leftover}, which is flanneld's, removed once ours stand"),
         })
-    }
-
-    pub(super) fn has_leftovers(&self) -> bool {
-        !self.leftovers.is_empty()
     }
 
     /// How long the guard lasts with it carried out.
@@ -131,20 +127,12 @@ impl Plan {
     }
 
     /// What the operator should know.
-    pub(super) fn notes(&self, spec: &Spec, takes_over: bool) -> Vec<String> {
-        let mut notes = Vec::new();
-        if spec.forward {
-            let hooks = self.hooks(spec);
-            notes.extend(hooks.iter().filter_map(ForwardHook::note));
+    pub(super) fn notes(&self, spec: &Spec) -> Vec<String> {
+        if !spec.forward {
+            return Vec::new();
         }
-        if !takes_over {
-            notes.extend(self.leftovers.iter().map(|chain| {
-                format!(
-                    "{chain} of flanneld is there again: either flanneld runs beside weftd, then stop it; or saved rules were restored, then restart weftd, which removes it"
-                )
-            }));
-        }
-        notes
+        let hooks = self.hooks(spec);
+        hooks.iter().filter_map(ForwardHook::note).collect()
     }
 
     fn judge(&self, spec: &Spec, edited: bool) -> Vec<ForwardHook> {
@@ -157,15 +145,18 @@ impl Plan {
     }
 }
 
-/// Removes flannel's chains from the tables of iptables-nft; the generation that made, and what
-/// was done.
-pub(super) fn remove_leftovers(nft: &mut NftSocket) -> Result<(u32, Vec<Repair>)> {
+/// Removes what flanneld left in the tables of iptables-nft; the generation that made, and what was
+/// done.
+pub(super) fn remove_leftovers(
+    nft: &mut NftSocket,
+    networks: &[IpNetwork],
+) -> Result<(u32, Vec<Repair>)> {
     let generation = nft.generation()?;
     let chains = nft.all_chains()?;
-    let leftovers = foreign::leftovers(&chains);
+    let leftovers = foreign::leftovers(nft, &chains, networks)?;
     let mut transaction = Transaction::at(generation);
-    for chain in &leftovers {
-        foreign::remove_leftover(nft, *chain, &mut transaction)?;
+    for leftover in &leftovers {
+        leftover.remove(nft, &mut transaction)?;
     }
     let made = if transaction.is_empty() {
         generation
@@ -173,11 +164,9 @@ pub(super) fn remove_leftovers(nft: &mut NftSocket) -> Result<(u32, Vec<Repair>)
         after(generation)
     };
     nft.commit(transaction)?;
-    let repairs = leftovers.iter().map(|chain| {
-        Repair::of(
-            chain.table,
-            format!("chain {} of flanneld removed", chain.name),
-        )
+    let repairs = leftovers.iter().map(|leftover| {
+        let what = format!("{leftover}, which was flanneld's, removed");
+        Repair::of(leftover.table(), what)
     });
     Ok((made, repairs.collect()))
 }

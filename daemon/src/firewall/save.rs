@@ -56,6 +56,11 @@ impl Saved {
         })
     }
 
+    pub(super) fn steps(&self, chain: &str) -> Vec<Step> {
+        let lines = self.rules.iter().filter(|line| line.chain == chain);
+        lines.map(|line| line.step.clone()).collect()
+    }
+
     pub(super) fn has_chain(&self, chain: &str) -> bool {
         self.policies.contains_key(chain)
     }
@@ -148,6 +153,7 @@ pub(super) fn target(name: &str) -> Then {
         "ACCEPT" => Then::Accept,
         "DROP" | "REJECT" => Then::Drop,
         "RETURN" => Then::Return,
+        "MASQUERADE" => Then::Masquerade,
         // Chains of users' own may have such names, too, and then lead nowhere that was read.
         name => Then::Jump(name.to_owned()),
     }

@@ -296,7 +296,7 @@ pub(super) fn of_family(networks: &[IpNetwork], v6: bool) -> Vec<IpNetwork> {
 }
 
 /// Multicast.
-fn groups(v6: bool) -> IpNetwork {
+pub(super) fn groups(v6: bool) -> IpNetwork {
     let (first, prefix): (IpAddr, u8) = match v6 {
         true => (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
         false => (Ipv4Addr::new(224, 0, 0, 0).into(), 4),

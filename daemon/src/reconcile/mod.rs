@@ -335,6 +335,7 @@ impl Reconciler {
         let Some(peers) = self.view.peers.clone() else {
             return Err(waiting("the other nodes' leases", &self.view));
         };
+        self.report.read(&peers.rubbish);
         let desired = self.plan(&conf, &own, &peers, &standing);
         desired.check_mtu(&conf, &standing.ground)?;
         self.has_plan = true;

@@ -7,6 +7,7 @@ use super::Standing;
 use crate::drift::{Culprit, Object};
 use crate::firewall::ForwardHook;
 use crate::plan::Skipped;
+use crate::store::Rubbish;
 
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -19,6 +20,8 @@ pub struct Report {
     pub routes: usize,
     /// Peers that cannot be reached as they publish themselves.
     pub skipped: Vec<Skipped>,
+    /// What could not be read of what other nodes publish.
+    unreadable: Vec<Rubbish>,
     /// What the kernel refused, for as long as it does.
     pub failed: Vec<String>,
     pub rounds: u64,
@@ -58,6 +61,7 @@ impl Default for Report {
             mtu: 0,
             routes: 0,
             skipped: Vec::new(),
+            unreadable: Vec::new(),
             failed: Vec::new(),
             rounds: 0,
             last_took: Duration::ZERO,
@@ -114,6 +118,22 @@ impl Report {
             }
         }
         self.skipped = skipped.to_vec();
+    }
+
+    pub(super) fn read(&mut self, rubbish: &[Rubbish]) {
+        if self.unreadable == rubbish {
+            return;
+        }
+        for lease in rubbish {
+            if !self.unreadable.contains(lease) {
+                tracing::warn!(
+                    "what {} publishes cannot be read: {}",
+                    lease.name,
+                    lease.why
+                );
+            }
+        }
+        self.unreadable = rubbish.to_vec();
     }
 
     /// A flush takes thousands of things away: then the first few of a round are told one by one.

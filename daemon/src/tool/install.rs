@@ -13,8 +13,14 @@ use super::suite;
 use super::{FINE, Terminal, WRONG};
 use crate::conflist;
 use crate::lock::Lock;
+#[cfg(feature = "kube")]
+use crate::{options, store};
 
-pub(super) fn install(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {
+pub(super) fn install(
+    options: &Options,
+    env: impl Fn(&str) -> Option<String>,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<u8> {
     let from = options.from.clone().unwrap_or_else(beside_ourselves);
     let placed = match suite::is_ours(&from) {
         Ok(true) => suite::place(&from, &options.bin_dir).map_err(|error| error.to_string()),
@@ -39,10 +45,34 @@ pub(super) fn install(options: &Options, terminal: &mut Terminal<'_>) -> io::Res
             Ok(FINE)
         }
         Err(why) => {
-            writeln!(terminal.err, "weft: install the plugins: {why}")?;
+            let wrong = format!("install the plugins: {why}");
+            writeln!(terminal.err, "weft: {wrong}")?;
+            if let Err(silence) = tell_kubernetes(env, wrong) {
+                writeln!(terminal.err, "weft: no Event tells of it: {silence}")?;
+            }
             Ok(WRONG)
         }
     }
+}
+
+/// In a pod, whose log is gone with it. Elsewhere there is nobody to tell.
+#[cfg(feature = "kube")]
+fn tell_kubernetes(env: impl Fn(&str) -> Option<String>, wrong: String) -> Result<(), String> {
+    let weftds = options::Options::parse(["--kube-subnet-mgr".to_owned()], env);
+    let Ok(options::Command::Run(weftds)) = weftds else {
+        return Ok(());
+    };
+    match (&weftds.store, &weftds.node.name) {
+        (options::Store::Kube(kube), Some(node)) => {
+            store::kube::tell(kube, node, "PluginsNotInstalled", wrong)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "kube"))]
+fn tell_kubernetes(_: impl Fn(&str) -> Option<String>, _: String) -> Result<(), String> {
+    Ok(())
 }
 
 pub(super) fn uninstall(options: &Options, terminal: &mut Terminal<'_>) -> io::Result<u8> {

@@ -60,7 +60,7 @@ fn command(
         Ok(Command::Status(options)) => status(&options, terminal),
         Ok(Command::Doctor(options)) => examine(&options, terminal),
         Ok(Command::Cleanup(options)) => clean_up(&options, terminal),
-        Ok(Command::Install(options)) => install::install(&options, terminal),
+        Ok(Command::Install(options)) => install::install(&options, env, terminal),
         Ok(Command::Uninstall(options)) => install::uninstall(&options, terminal),
         Ok(Command::Migrate(args)) => migrate::run(args, env, terminal),
         Ok(Command::DockerOpts(args)) => docker_opts::run(args, env, terminal),

@@ -19,13 +19,18 @@ pub(crate) struct Flanneld {
 impl Flanneld {
     /// On a node whose daemon does not run. Until it serves: its rules, its file, all peers.
     pub(crate) fn start(world: &World, node: &Node<'_>, store: &Store, conf: &str) -> Self {
-        let conf = serde_json::from_str(conf).unwrap();
-        let flanneld = Self {
-            running: command(world, node, store, &conf).spawn(),
-            conf,
-        };
+        let flanneld = Self::begin(world, node, store, conf);
         flanneld.until_it_serves(node, store);
         flanneld
+    }
+
+    /// Where somebody else may undo what it does.
+    pub(crate) fn begin(world: &World, node: &Node<'_>, store: &Store, conf: &str) -> Self {
+        let conf = serde_json::from_str(conf).unwrap();
+        Self {
+            running: command(world, node, store, &conf).spawn(),
+            conf,
+        }
     }
 
     /// It ends between two things that it does.

@@ -36,6 +36,7 @@ mod matrix;
 mod migration;
 mod migration_plan;
 mod outages;
+mod outer;
 mod races;
 mod restarts;
 mod service_account;

@@ -360,13 +360,51 @@ fn beside_a_flanneld_that_it_cannot_see_weftd_loses_no_packet_and_tells_of_it() 
         let [first, ..] = running;
         first.stop();
         floods.iter().for_each(Flood::flows_on);
-        // The remedy that is told. unshare passes no signal on, but its end is one.
+        // A restart removes it at once. unshare passes no signal on, but its end is one.
         nodes[0].kill9();
         let run_dir = nodes[0].dir.join("run");
         let is_free = || nodes[0].netns.enter(|| Lock::take(&run_dir).is_ok());
         wait_until("weftd has ended", LIMIT, is_free);
         nodes[0].start();
         is_weftds(&nodes[0]);
+        Flood::all_end_whole(floods);
+    });
+}
+
+/// An operator's slip: it is told of, and goes with all that it did.
+#[test]
+fn a_flanneld_that_runs_beside_weftd_for_a_moment_costs_no_packet_and_leaves_nothing() {
+    if !can_be_shown() {
+        return;
+    }
+    in_world(|world| {
+        let cluster = Cluster::on_etcd(world, DUAL_VXLAN, 1);
+        let nodes = nodes(&cluster);
+        nodes.iter().for_each(Node::start);
+        nodes.iter().for_each(Node::until_ready);
+        let pods = nodes.each_ref().map(Node::pod);
+        for one in &pods {
+            pods.iter().for_each(|other| one.until_reaches(other));
+        }
+        let floods: Vec<_> = [(0, 1), (2, 0)]
+            .into_iter()
+            .flat_map(|(a, b): (usize, usize)| Flood::start_in_each(&pods[a], &pods[b]))
+            .collect();
+        // Chains of iptables' own, which nobody removes.
+        nodes[0].netns.exec(
+            "for program in iptables-nft ip6tables-nft; do \
+                $program -P FORWARD ACCEPT; $program -t nat -P POSTROUTING ACCEPT; done",
+        );
+        let before = nodes[0].state();
+        let flanneld = Flanneld::begin(world, &nodes[0], &cluster.store, DUAL_VXLAN);
+        nodes[0].until_told(&[
+            "chain FLANNEL-FWD of table ip filter of flanneld is there again: flanneld runs",
+            "chain FLANNEL-POSTRTG of table ip6 nat of flanneld is there again: flanneld runs",
+        ]);
+        flanneld.stop();
+        nodes[0].until_says("iptables-nft-save; ip6tables-nft-save", "FLANNEL", false);
+        nodes[0].until_state(&before);
+        floods.iter().for_each(Flood::flows_on);
         Flood::all_end_whole(floods);
     });
 }

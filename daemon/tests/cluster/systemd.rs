@@ -238,7 +238,8 @@ fn a_real_systemd_restarts_it_without_a_packet_lost() {
     });
 }
 
-/// What arrives while nobody runs waits in the store, as far as there is room for it.
+/// What arrives while nobody runs waits in the sockets that the store keeps open, and what pods send
+/// waits in the TUN, as far as there is room.
 #[test]
 fn a_real_systemd_starts_it_again_when_it_was_killed_or_hangs() {
     if !can_run() {
@@ -247,7 +248,10 @@ fn a_real_systemd_starts_it_again_when_it_was_killed_or_hangs() {
     in_world(|world| {
         let cluster = Cluster::new(world, UDP);
         let (host, pods, _other) = scene(&cluster);
-        let stream = Stream::start(&pods[1], &pods[0]);
+        let streams = [
+            Stream::start(&pods[1], &pods[0]),
+            Stream::start(&pods[0], &pods[1]),
+        ];
         let mut kills = Vec::new();
         for _ in 0..3 {
             let restarts = host.number("NRestarts");
@@ -257,15 +261,17 @@ fn a_real_systemd_starts_it_again_when_it_was_killed_or_hangs() {
                 host.number("NRestarts") > restarts && host.property("ActiveState") == "active"
             });
             kills.push((killed, host.executed()));
-            stream.sees_more();
+            streams.iter().for_each(Stream::sees_more);
         }
-        let flow = stream.end();
-        let gaps: Vec<_> = kills
-            .iter()
-            .map(|(killed, executed)| (*executed - *killed, flow.gap_after(*executed)))
-            .collect();
-        println!("from kill to the next one's start, and to the first packet: {gaps:.1?}");
-        println!("{} sent, {} lost", flow.sent, flow.lost());
+        for (stream, way) in streams.into_iter().zip(["to", "from"]) {
+            let flow = stream.end();
+            let gaps: Vec<_> = kills
+                .iter()
+                .map(|(killed, executed)| (*executed - *killed, flow.gap_after(*executed)))
+                .collect();
+            println!("{way} it: from kill to start, and on to the first packet: {gaps:.0?}");
+            println!("{} sent, {} lost", flow.sent, flow.lost());
+        }
         let restarts = host.number("NRestarts");
         host.systemctl("kill --signal=STOP weftd");
         wait_until("the watchdog has seen to it", LIMIT, || {

@@ -375,6 +375,33 @@ fn what_the_packet_path_has_to_do_without_is_shown() {
     });
 }
 
+/// An older kernel (make test-vm brings one) has no UDP superpackets: that is said once, and packets
+/// take the next best way.
+#[test]
+fn what_an_older_kernel_lacks_is_told_once_and_done_without() {
+    in_world(|world| {
+        let cluster = Cluster::new(world, DUAL_UDP);
+        let (nodes, pods) = cluster.of(2);
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy().into_owned();
+        let mut numbers = release.split(['.', '-', '+']).map_while(|n| n.parse().ok());
+        let kernel: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+        let lacks = u32::from(kernel < (6, 2));
+        for node in &nodes {
+            let missing = node.status()["packet_path"]["missing"].to_string();
+            assert_eq!(missing.contains("uso_refused"), lacks == 1, "{missing}");
+            let metrics = node.ask("/metrics").unwrap().1;
+            let metric = format!(r#"weft_udp_degraded{{what="uso_refused"}} {lacks}"#);
+            assert!(metrics.contains(&metric), "{metrics}");
+            let told = node.log().matches("refuses UDP superpackets").count();
+            assert_eq!(told, lacks as usize, "{}", node.log());
+        }
+        nodes[0].is_taken_over();
+        pods[0].until_reaches(&pods[1]);
+        pods[1].until_reaches(&pods[0]);
+    });
+}
+
 /// From vxlan to udp and back, one run after the other: nothing of the other is left.
 #[test]
 fn a_change_of_the_backend_between_runs_leaves_nothing() {

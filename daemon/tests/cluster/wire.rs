@@ -17,12 +17,16 @@ pub(crate) struct Flannel {
 impl Flannel {
     /// On `machine`, towards the daemon of `node`.
     pub(crate) fn on(machine: &Node<'_>, node: &Node<'_>) -> Self {
-        let local: SocketAddr = format!("{}:{PORT}", machine.underlay()).parse().unwrap();
+        Self::at_port(PORT, machine, node)
+    }
+
+    pub(crate) fn at_port(port: u16, machine: &Node<'_>, node: &Node<'_>) -> Self {
+        let local: SocketAddr = format!("{}:{port}", machine.underlay()).parse().unwrap();
         let socket = machine.netns.enter(|| UdpSocket::bind(local)).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        let to = format!("{}:{PORT}", node.underlay()).parse().unwrap();
+        let to = format!("{}:{port}", node.underlay()).parse().unwrap();
         Self { socket, to }
     }
 

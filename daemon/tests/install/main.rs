@@ -5,6 +5,7 @@
     reason = "clippy exempts #[test] functions but not their helpers"
 )]
 
+mod kubernetes;
 mod leaving;
 mod names;
 mod plugins;

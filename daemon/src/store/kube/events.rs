@@ -269,7 +269,7 @@ async fn post(api: &Api, node: &str, telling: &Telling) -> Result<(), Fault> {
     api.post_event(&event).await
 }
 
-fn event(node: &str, telling: &Telling) -> Value {
+pub(super) fn event(node: &str, telling: &Telling) -> Value {
     let Telling { matter, name, .. } = telling;
     let time = |moment| Utc::of(moment).to_the_second().to_string();
     json!({

@@ -31,6 +31,7 @@ mod state;
 mod stream;
 mod way;
 mod wire;
+mod word;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -48,6 +49,8 @@ use events::Teller;
 use follow::{Follower, Known};
 use keep::Keeper;
 use node::Prefix;
+
+pub use word::tell;
 
 #[derive(Debug)]
 pub struct Kube {

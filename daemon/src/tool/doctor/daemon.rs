@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 use serde_json::Value;
 
-use super::Finding;
 use super::facts::{Facts, networks_by, networks_in, subnets_of};
+use super::{Finding, Grade};
 
 pub(super) fn runs(facts: &Facts) -> Vec<Finding> {
     let status = match &facts.status {
@@ -65,6 +65,17 @@ pub(super) fn runs(facts: &Facts) -> Vec<Finding> {
         "restart the daemon on those nodes, or delete the keys if the nodes are gone",
         |lease| format!("{}: {}", told(&lease["name"]), told(&lease["why"])),
     ));
+    let degraded = listed(
+        &status["packet_path"]["missing"],
+        "the packet path does without what the kernel does not grant",
+        "packets move, but take more of the processor's time or are told of less",
+        "what can be granted is named there; weftd looks again when it is restarted",
+        |lack| told(&lack["what"]),
+    );
+    findings.extend(degraded.map(|finding| Finding {
+        grade: Grade::Advice,
+        ..finding
+    }));
     if let Some(changed) = status["configuration_changed"].as_str() {
         findings.push(Finding::advice(
             changed,

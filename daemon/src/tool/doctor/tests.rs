@@ -186,6 +186,13 @@ fn what_the_daemon_complains_of_is_repeated() {
         &["left out (1): 10.5.7.0/24: it publishes no address"],
     );
     let mut facts = well();
+    status(&mut facts)["packet_path"] =
+        json!({"missing": [{"name": "answers_refused", "what": "grant CAP_NET_RAW"}]});
+    assert_found(
+        &facts,
+        &["Advice: the packet path does without", "grant CAP_NET_RAW"],
+    );
+    let mut facts = well();
     status(&mut facts)["configuration_changed"] = "another network is configured".into();
     assert_found(
         &facts,
