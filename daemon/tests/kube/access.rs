@@ -12,7 +12,7 @@ use weft_netns::{Need, skip_unless};
 use crate::bench::{Bench, VXLAN};
 
 #[path = "../etcd/certificates.rs"]
-mod certificates;
+pub(crate) mod certificates;
 use certificates::{Authority, Signed};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
