@@ -114,7 +114,7 @@ impl Firewall {
         self.run(&spec.canonical())
     }
 
-    /// What a reconciliation would find, and what it would do in nftables, left undone.
+    /// What a reconciliation would find and do, left undone; but for accepts in iptables-legacy.
     pub fn inspect(&mut self, spec: &Spec) -> Result<Report> {
         let spec = spec.canonical();
         let plan = Plan::make(&mut self.nft, &spec)?;
@@ -123,8 +123,12 @@ impl Firewall {
             let networks = wanted::of_family(&spec.networks, v6);
             report::legacy_hook(legacy::filter(v6)?, &networks, v6)
         }));
+        let mut repaired = plan.repairs();
+        repaired.extend(plan.removals());
+        let legacy = |v6| legacy::removals(&spec.networks, v6);
+        repaired.extend(wanted::FAMILIES.into_iter().flat_map(legacy));
         Ok(Report {
-            repaired: plan.repairs().into_iter().chain(plan.removals()).collect(),
+            repaired,
             hooks,
             notes: plan.notes(&spec),
             ..Report::default()
