@@ -35,8 +35,7 @@ pub(super) struct Wanted<'a> {
     pub(super) networks: &'a [IpNetwork],
     /// Whether their packets are accepted.
     pub(super) forward: bool,
-    /// None: what is flanneld's is left alone.
-    pub(super) flannels: Option<&'a mut Flannels>,
+    pub(super) flannels: &'a mut Flannels,
 }
 
 /// Has the filter table accept pods' packets, and removes what flanneld left.
@@ -44,8 +43,7 @@ pub(super) fn keep(wanted: &mut Wanted<'_>, v6: bool) -> Outcome {
     let in_use = tables_in_use(v6);
     let mut outcome = Outcome::default();
     for table in ["filter", "nat"] {
-        let matters = table == "filter" || wanted.flannels.is_some();
-        if matters && in_use.contains(table) {
+        if in_use.contains(table) {
             keep_table(table, wanted, v6, &mut outcome);
         }
     }
@@ -54,11 +52,28 @@ pub(super) fn keep(wanted: &mut Wanted<'_>, v6: bool) -> Outcome {
 
 /// The filter table as it stands, if it is in use and can be looked into.
 pub(super) fn filter(v6: bool) -> Option<Filter> {
+    saved("filter", v6)?.filter("FORWARD")
+}
+
+/// What would be removed of what flanneld left.
+pub(super) fn removals(networks: &[IpNetwork], v6: bool) -> Vec<Repair> {
+    let networks = of_family(networks, v6);
+    let of_table = |table| {
+        let mut script = Script::default();
+        if let Some(saved) = saved(table, v6) {
+            script.remove_flannels(table, &saved, &networks);
+        }
+        script.repairs(table, v6)
+    };
+    ["filter", "nat"].into_iter().flat_map(of_table).collect()
+}
+
+fn saved(table: &str, v6: bool) -> Option<Saved> {
     let save = tables_in_use(v6)
-        .contains("filter")
+        .contains(table)
         .then(|| find(program(v6), "save"))??;
-    let saved = run(&save, &["-t", "filter"], "").ok()?;
-    Saved::parse(&saved).filter("FORWARD")
+    let text = run(&save, &["-t", table], "").ok()?;
+    Some(Saved::parse(&text))
 }
 
 fn keep_table(table: &str, wanted: &mut Wanted<'_>, v6: bool, outcome: &mut Outcome) {
@@ -84,15 +99,13 @@ fn keep_table(table: &str, wanted: &mut Wanted<'_>, v6: bool, outcome: &mut Outc
     }
     let mut its = Script::default();
     its.remove_flannels(table, &saved, &networks);
-    if let Some(flannels) = &mut wanted.flannels
-        && !its.lines.is_empty()
-    {
-        if flannels.may_go() {
+    if !its.lines.is_empty() {
+        if wanted.flannels.may_go() {
             script.lines.push_str(&its.lines);
             script.done.extend(its.done);
         } else {
             let what = format!("what stands in the {table} table of {program}-legacy");
-            outcome.notes.extend(flannels.note(&what));
+            outcome.notes.extend(wanted.flannels.note(&what));
         }
     }
     if script.lines.is_empty() {
@@ -102,11 +115,7 @@ fn keep_table(table: &str, wanted: &mut Wanted<'_>, v6: bool, outcome: &mut Outc
     match run(&restore, &["--noflush", "--wait=5"], &text) {
         Ok(_) => {
             outcome.filter = after.or_else(|| outcome.filter.take());
-            let repairs = script.done.into_iter().map(|what| Repair {
-                table: format!("{program}-legacy {table}"),
-                what,
-            });
-            outcome.repairs.extend(repairs);
+            outcome.repairs.extend(script.repairs(table, v6));
         }
         Err(why) => outcome.notes.push(failed(program, table, &why)),
     }
@@ -173,6 +182,15 @@ impl Script {
                 self.add(&format!("-X {chain}"), format!("chain {chain} deleted"));
             }
         }
+    }
+
+    fn repairs(self, table: &str, v6: bool) -> Vec<Repair> {
+        let program = program(v6);
+        let repair = |what| Repair {
+            table: format!("{program}-legacy {table}"),
+            what,
+        };
+        self.done.into_iter().map(repair).collect()
     }
 
     fn add(&mut self, line: &str, what: String) {

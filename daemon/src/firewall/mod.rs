@@ -91,13 +91,6 @@ struct LegacyLook {
     notes: Vec<String>,
 }
 
-/// What a run does about what flanneld left in iptables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leftovers {
-    Go,
-    Stay,
-}
-
 impl Firewall {
     /// For the network namespace the calling thread is in; there it must be used.
     pub fn open() -> Result<Self> {
@@ -118,10 +111,10 @@ impl Firewall {
 
     /// Makes the firewall what `spec` says.
     pub fn reconcile(&mut self, spec: &Spec) -> Result<Report> {
-        self.run(&spec.canonical(), Leftovers::Go)
+        self.run(&spec.canonical())
     }
 
-    /// What a reconciliation would find, and what it would do in nftables, left undone.
+    /// What a reconciliation would find and do, left undone; but for accepts in iptables-legacy.
     pub fn inspect(&mut self, spec: &Spec) -> Result<Report> {
         let spec = spec.canonical();
         let plan = Plan::make(&mut self.nft, &spec)?;
@@ -130,17 +123,21 @@ impl Firewall {
             let networks = wanted::of_family(&spec.networks, v6);
             report::legacy_hook(legacy::filter(v6)?, &networks, v6)
         }));
+        let mut repaired = plan.repairs();
+        repaired.extend(plan.removals());
+        let legacy = |v6| legacy::removals(&spec.networks, v6);
+        repaired.extend(wanted::FAMILIES.into_iter().flat_map(legacy));
         Ok(Report {
-            repaired: plan.repairs().into_iter().chain(plan.removals()).collect(),
+            repaired,
             hooks,
             notes: plan.notes(&spec),
             ..Report::default()
         })
     }
 
-    /// Removes all that is ours, and nothing else.
+    /// Removes all that is ours, and what flanneld left; nothing else.
     pub fn remove(&mut self) -> Result<Report> {
-        self.run(&Spec::default(), Leftovers::Stay)
+        self.run(&Spec::default())
     }
 
     /// Removes the guard alone, which knows no peer that comes when nobody keeps it; whether there
@@ -180,13 +177,13 @@ impl Firewall {
         self.dropped_before
     }
 
-    fn run(&mut self, spec: &Spec, leftovers: Leftovers) -> Result<Report> {
+    fn run(&mut self, spec: &Spec) -> Result<Report> {
         let mut report = Report::default();
         self.flannels.begin();
         if !self.is_settled(spec)? {
-            self.run_nft(spec, leftovers, &mut report)?;
+            self.run_nft(spec, &mut report)?;
         }
-        self.run_legacy(spec, leftovers, &mut report);
+        self.run_legacy(spec, &mut report);
         self.flannels.end();
         self.sum_up(&mut report);
         Ok(report)
@@ -201,7 +198,7 @@ impl Firewall {
         })
     }
 
-    fn run_nft(&mut self, spec: &Spec, leftovers: Leftovers, report: &mut Report) -> Result<()> {
+    fn run_nft(&mut self, spec: &Spec, report: &mut Report) -> Result<()> {
         let known = self.settled.take();
         let mut notes = Vec::new();
         let plan = match self.commit(|nft| Plan::make(nft, spec)) {
@@ -227,7 +224,7 @@ impl Firewall {
             self.dropped_before += plan.dropped;
         }
         notes.extend(plan.notes(spec));
-        if leftovers == Leftovers::Go && !plan.leftovers.is_empty() {
+        if !plan.leftovers.is_empty() {
             let made = self.remove_leftovers(&plan, spec, report, &mut notes);
             generation = made.unwrap_or(generation);
         }
@@ -285,7 +282,7 @@ impl Firewall {
         })
     }
 
-    fn run_legacy(&mut self, spec: &Spec, leftovers: Leftovers, report: &mut Report) {
+    fn run_legacy(&mut self, spec: &Spec, report: &mut Report) {
         let families: Vec<bool> = wanted::FAMILIES
             .into_iter()
             .filter(|v6| legacy::is_in_use(*v6))
@@ -302,7 +299,7 @@ impl Firewall {
         let mut wanted = legacy::Wanted {
             networks: &spec.networks,
             forward: spec.forward,
-            flannels: (leftovers == Leftovers::Go).then_some(&mut self.flannels),
+            flannels: &mut self.flannels,
         };
         let mut look = LegacyLook {
             at: Instant::now(),

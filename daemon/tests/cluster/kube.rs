@@ -357,8 +357,16 @@ fn measured(world: &World, peers: u32) -> (f64, Duration) {
     };
     wait_until("weftd asks", LIMIT, || !server.borrow().seen().is_empty());
     let answered = Instant::now();
+    wait_until("the list is sent", Duration::from_secs(120), || {
+        server.borrow().sent(|seen| seen.target.contains("limit=")) > 0
+    });
+    let sent = Instant::now();
     wait_until("weftd serves", Duration::from_secs(120), || node.is_ready());
     let ready = answered.elapsed();
+    println!(
+        "of which {:?} after the server had sent its list",
+        sent.elapsed()
+    );
     wait_until("its own annotations are known", LIMIT, || {
         kube(&cluster).condition(&node.name)["status"] == "False"
     });

@@ -289,6 +289,11 @@ fn old_rules_go(programs: [&'static str; 2], old: Write, ours: usize) {
         let before = rules(world, &programs);
         both_families(world, programs, old);
         let mut firewall = Firewall::open().unwrap();
+        let flanneld_s = rules(world, &programs);
+        let told = firewall.inspect(&dual_stack()).unwrap().repaired;
+        assert_eq!(rules(world, &programs), flanneld_s);
+        let would_go = told.iter().filter(|repair| repair.table.contains("tables"));
+        assert!(would_go.count() >= 8, "{told:?}");
         reconciled(&mut firewall, &dual_stack());
         let (accepts, left): (Vec<_>, Vec<_>) = rules(world, &programs)
             .into_iter()

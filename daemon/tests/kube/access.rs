@@ -12,7 +12,7 @@ use weft_netns::{Need, skip_unless};
 use crate::bench::{Bench, VXLAN};
 
 #[path = "../etcd/certificates.rs"]
-mod certificates;
+pub(crate) mod certificates;
 use certificates::{Authority, Signed};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -126,6 +126,26 @@ async fn a_server_that_nobody_vouches_for_is_shown_no_token() {
     let told = store.until_trouble("cannot be reached").await;
     assert!(told.to_lowercase().contains("certificate"), "{told}");
     assert!(secured.bench.server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_proxy_on_the_way_is_told_with_its_remedy() {
+    let Some(secured) = secured() else { return };
+    secured.kubeconfig("token: first");
+    let file = secured.bench.dir.join("kubeconfig");
+    let text = fs::read_to_string(&file).unwrap();
+    let proxied = text.replace("{server:", "{proxy-url: \"http://192.0.2.9:3128\", server:");
+    fs::write(&file, proxied).unwrap();
+    secured.bench.put_peer(2);
+    let mut store = secured.bench.start();
+    let told = store.until_trouble("192.0.2.9:3128").await;
+    assert!(
+        told.contains("take proxy-url out of the kubeconfig"),
+        "{told}"
+    );
+    fs::write(&file, text).unwrap();
+    store.until_peers(1).await;
+    store.until_well().await;
 }
 
 #[tokio::test]

@@ -235,3 +235,9 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         .await
         .unwrap_or_else(|_| panic!("in vain until {what}"));
 }
+
+/// In the thread of the test, where its world is.
+pub(crate) fn block_on(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(test);
+}

@@ -15,6 +15,7 @@ mod bench;
 mod networks;
 mod numbers;
 mod own;
+mod real;
 mod silence;
 mod troubles;
 mod wire;

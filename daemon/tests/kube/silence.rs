@@ -7,7 +7,7 @@ use weft_daemon::options::Patience;
 use weft_netns::apiserver::{ApiServer, Trouble, slim_node};
 use weft_netns::in_world;
 
-use crate::bench::{Bench, VXLAN, until};
+use crate::bench::{Bench, VXLAN, block_on, until};
 
 /// ```text
 ///   store ── 192.0.2.1 ──────── 192.0.2.254 ── API server
@@ -115,10 +115,4 @@ async fn a_restart_is_no_outage() {
     .await;
     let seen = bench.server.seen();
     assert!(!seen.iter().any(|seen| seen.body.contains("WeftIsNotReady")));
-}
-
-/// In the thread of the test, where its world is.
-fn block_on(test: impl Future<Output = ()>) {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(test);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_daemon::cleanup::{Outcome, Places, clean_up, clean_up_with};
 use weft_daemon::firewall::{Firewall, Masquerade, Spec};
 use weft_daemon::lock::{Error, Lock};
-use weft_netns::{Watch, World, in_world, wait_until};
+use weft_netns::{Need, Watch, World, in_world, skip_unless, wait_until};
 
 fn places() -> Places {
     Places {
@@ -115,6 +115,43 @@ fn all_that_is_ours_goes_and_nothing_else() {
 
         let again = clean_up(&places()).unwrap();
         assert_eq!((again.removed, again.problems), (vec![], vec![]));
+    });
+}
+
+#[test]
+fn what_flanneld_left_in_iptables_goes_where_weftd_never_ran() {
+    if !skip_unless(&[Need::Tool("iptables-nft")]) {
+        return;
+    }
+    in_world(|world| {
+        let saved = || {
+            let saved = world.exec("iptables-nft-save; ip6tables-nft-save");
+            let lines = saved.lines().filter(|line| !line.starts_with('#'));
+            lines
+                .map(|l| l.split(" [").next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        world.exec(
+            "for program in iptables-nft ip6tables-nft; do
+                $program -A FORWARD -i lo -j ACCEPT; $program -t nat -P OUTPUT ACCEPT
+             done",
+        );
+        let before = saved();
+        world.exec(
+            "for program in iptables-nft ip6tables-nft; do
+                $program -N FLANNEL-FWD; $program -A FLANNEL-FWD -j ACCEPT
+                $program -A FORWARD -m comment --comment 'flanneld forward' -j FLANNEL-FWD
+                $program -t nat -N FLANNEL-POSTRTG
+                $program -t nat -A POSTROUTING -m comment --comment 'flanneld masq' -j FLANNEL-POSTRTG
+             done",
+        );
+        let outcome = clean_up(&places()).unwrap();
+        assert_eq!(outcome.problems, [""; 0]);
+        assert_removed(
+            &outcome,
+            "chain FLANNEL-POSTRTG of table ip6 nat, which was flanneld's",
+        );
+        assert_eq!(saved(), before);
     });
 }
 

@@ -8,6 +8,7 @@
 
 mod access;
 mod answer;
+mod change;
 mod fields;
 mod http;
 mod node;

@@ -26,6 +26,7 @@ mod follow;
 mod keep;
 mod networks;
 mod node;
+mod nodes;
 mod state;
 mod stream;
 mod way;

@@ -1,34 +1,29 @@
-//! What is known of the nodes and of our own, and what follows from it. No IO: news in, a view
+//! What is known, of our own node above all, and what follows from it. No IO: news in, a view
 //! out, with time passed in.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnetwork::IpNetwork;
 use serde_json::Value;
 
 use super::annotations::{self, Overwrites};
 use super::config::Config;
 use super::errands::Done;
 use super::follow::News;
-use super::node::{Annotations, Node, Prefix};
+use super::node::{Node, Prefix};
+use super::nodes::Nodes;
 use crate::conf::{Backend, NetConf};
 use crate::lease::{Attrs, Lease, Published, Subnets};
 use crate::store::leasing::dice::Dice;
 use crate::store::leasing::disturbed::Disturbed;
-use crate::store::leasing::peers::{Claimed, apart};
-use crate::store::{Chosen, Claim, Own, Peers, Rubbish};
+use crate::store::{Chosen, Claim, Own, Peers};
 
 pub(super) struct State {
     prefix: Prefix,
     pub(super) config: Config,
     pub(super) name: Option<String>,
-    nodes: BTreeMap<String, Known>,
-    /// Of a listing under way: who was in it.
-    listing: Option<BTreeSet<String>>,
-    pub(super) listed: bool,
+    nodes: Nodes,
     own: Option<Node>,
     /// NetworkUnavailable's status, once it was seen.
     pub(super) unavailable: Option<Option<String>>,
@@ -44,25 +39,13 @@ pub(super) struct State {
     said: BTreeSet<String>,
 }
 
-/// A node, as far as it matters.
-struct Known {
-    uid: String,
-    subnets: Option<Result<Subnets, String>>,
-    /// None where neither flanneld nor weftd runs.
-    lease: Option<Result<Arc<Lease>, String>>,
-    /// It was not in the latest listing, which lacked too many to be believed.
-    missing_since: Option<Duration>,
-}
-
 impl State {
     pub(super) fn new(prefix: Prefix, config: Config, name: Option<String>, seed: u64) -> Self {
         Self {
             prefix,
             config,
             name,
-            nodes: BTreeMap::new(),
-            listing: None,
-            listed: false,
+            nodes: Nodes::default(),
             own: None,
             unavailable: None,
             claim: None,
@@ -81,7 +64,7 @@ impl State {
     pub(super) fn take(&mut self, news: News, now: Duration) -> bool {
         match news {
             News::Ours(name) => self.name = Some(name),
-            News::Begun => self.listing = Some(BTreeSet::new()),
+            News::Begun => self.nodes.begin_listing(),
             News::Is(node) => return self.take_node(node),
             News::Gone(name) => return self.forget(&name),
             News::Listed => self.end_listing(now),
@@ -135,37 +118,8 @@ impl State {
     }
 
     fn take_node(&mut self, node: Node) -> bool {
-        if let Some(listing) = &mut self.listing {
-            listing.insert(node.name.clone());
-        }
-        let before = self.nodes.get(&node.name);
-        let same = before.filter(|known| known.uid == node.uid);
-        let subnets = match &node.rest {
-            Some(rest) => rest.subnets.clone(),
-            None => same.and_then(|known| known.subnets.clone()),
-        };
-        let mut lease = node
-            .is_managed()
-            .then(|| lease(&node.annotations, subnets.as_ref()));
-        // The very same, where it is the same: then nothing is planned anew.
-        if let Some(known) = before
-            && known.lease == lease
-        {
-            lease.clone_from(&known.lease);
-        }
-        let differs = before.is_none_or(|known| {
-            known.lease != lease || known.subnets != subnets || known.missing_since.is_some()
-        });
+        let differs = self.nodes.take(&node);
         let is_own = self.name.as_ref() == Some(&node.name);
-        self.nodes.insert(
-            node.name.clone(),
-            Known {
-                uid: node.uid.clone(),
-                subnets,
-                lease,
-                missing_since: None,
-            },
-        );
         if is_own {
             if let Some(rest) = &node.rest {
                 self.unavailable = Some(rest.unavailable.clone());
@@ -179,115 +133,44 @@ impl State {
         if self.name.as_deref() == Some(name) {
             self.own = None;
         }
-        self.nodes.remove(name).is_some()
+        self.nodes.forget(name)
     }
 
-    /// Who was not in it is gone; but if most are, it is the listing that is wrong: a server that
-    /// was set up anew gets its nodes back one by one.
     fn end_listing(&mut self, now: Duration) {
-        let Some(seen) = self.listing.take() else {
-            return;
-        };
-        self.listed = true;
-        let gone: Vec<String> = self
-            .nodes
-            .keys()
-            .filter(|name| !seen.contains(*name))
-            .cloned()
-            .collect();
-        let is_loss = gone.len() > LOSS && gone.len() * 2 > self.nodes.len();
-        for name in gone {
-            match self.nodes.get_mut(&name) {
-                Some(known) if is_loss => {
-                    known.missing_since.get_or_insert(now);
-                }
-                _ => drop(self.forget(&name)),
-            }
-            if self.name.as_ref() == Some(&name) {
-                self.own = None;
-            }
+        let gone = self.nodes.end_listing(now);
+        if self.name.as_ref().is_some_and(|own| gone.contains(own)) {
+            self.own = None;
         }
     }
 
     /// When to look again though nothing happens.
     pub(super) fn next(&self) -> Option<Duration> {
-        let missing = self.nodes.values().filter_map(|known| known.missing_since);
-        let forgotten = missing.min().map(|since| since + MISSED_FOR);
-        [self.put_back_at, forgotten].into_iter().flatten().min()
+        [self.put_back_at, self.nodes.next()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(super) fn pass(&mut self, now: Duration) {
-        self.nodes.retain(|_, known| {
-            known
-                .missing_since
-                .is_none_or(|since| now.saturating_sub(since) < MISSED_FOR)
-        });
+        self.nodes.pass(now);
     }
 
     /// The configuration, with the networks that the nodes' podCIDRs tell of.
     pub(super) fn settle_config(&mut self) {
-        let subnets = self
-            .nodes
-            .values()
-            .filter_map(|known| known.subnets.as_ref()?.as_ref().ok());
-        let subnets: Vec<IpNetwork> = subnets
-            .flat_map(|subnets| {
-                let v4 = subnets.v4.map(IpNetwork::V4);
-                v4.into_iter().chain(subnets.v6.map(IpNetwork::V6))
-            })
-            .collect();
-        let nodes = self
-            .nodes
-            .values()
-            .filter_map(|known| known.lease.as_ref()?.as_ref().ok());
-        let mut addresses: Vec<IpAddr> = nodes
-            .flat_map(|lease| {
-                let v4 = lease.attrs.public_ip.map(IpAddr::V4);
-                v4.into_iter()
-                    .chain(lease.attrs.public_ipv6.map(IpAddr::V6))
-            })
-            .collect();
+        let mut addresses = self.nodes.addresses();
         addresses.extend(
             self.claim
                 .iter()
                 .flat_map(|claim| claim.sources.iter().copied()),
         );
-        self.config.settle(&subnets, &addresses, self.listed);
+        let subnets = self.nodes.subnets();
+        let are_listed = self.nodes.are_listed;
+        self.config.settle(&subnets, &addresses, are_listed);
     }
 
     pub(super) fn peers(&self) -> Option<Peers> {
-        if !self.listed {
-            return None;
-        }
         let own = self.held.as_ref().map(|lease| lease.subnets);
-        let mut rubbish = Vec::new();
-        let mut claims = Vec::with_capacity(self.nodes.len());
-        for (name, known) in &self.nodes {
-            if self.name.as_ref() == Some(name) {
-                continue;
-            }
-            let why = match &known.lease {
-                None => continue,
-                Some(Err(why)) => why.clone(),
-                Some(Ok(lease)) => match own.filter(|own| own.overlaps(&lease.subnets)) {
-                    None => {
-                        let stands = known.missing_since.is_none();
-                        claims.push(Claimed::new(name, Arc::clone(lease), stands));
-                        continue;
-                    }
-                    Some(own) => format!(
-                        "its podCIDR {} overlaps this node's own {own}",
-                        lease.subnets
-                    ),
-                },
-            };
-            rubbish.push(Rubbish {
-                name: name.clone(),
-                why,
-            });
-        }
-        let leases = apart(claims, [None, None], &mut rubbish);
-        Some(Peers { leases, rubbish })
+        self.nodes.peers(self.name.as_deref(), own)
     }
 
     pub(super) fn chosen(&self) -> Chosen {
@@ -302,7 +185,7 @@ impl State {
     /// How it stands with our subnet, and what is to be written of it.
     pub(super) fn own(&mut self, now: Duration) -> (Own, Option<Value>, Vec<String>) {
         let mut notes = Vec::new();
-        let Some(conf) = self.config.usable().filter(|_| self.listed) else {
+        let Some(conf) = self.config.usable().filter(|_| self.nodes.are_listed) else {
             return (self.otherwise(None), None, notes);
         };
         let Some(claim) = &self.claim else {
@@ -427,11 +310,7 @@ impl State {
                  get nodes` shows, and does the kubelet run?"
             ));
         }
-        let known = self
-            .nodes
-            .get(name)
-            .and_then(|known| known.subnets.as_ref());
-        let given = match known {
+        let given = match self.nodes.subnets_of(name) {
             None => return Err(no_pod_cidr(name, conf)),
             Some(Err(why)) => return Err(format!("node {name:?} cannot be served: {why}")),
             Some(Ok(given)) => *given,
@@ -480,22 +359,6 @@ fn no_pod_cidr(name: &str, conf: &NetConf) -> String {
     )
 }
 
-fn lease(
-    annotations: &Annotations,
-    subnets: Option<&Result<Subnets, String>>,
-) -> Result<Arc<Lease>, String> {
-    let attrs = annotations::attrs(annotations)?;
-    let subnets = match subnets {
-        None => return Err("it has no podCIDR".to_owned()),
-        Some(Err(why)) => return Err(why.clone()),
-        Some(Ok(subnets)) => *subnets,
-    };
-    if attrs.public_ip.is_none() && attrs.public_ipv6.is_none() {
-        return Err("it has no public address".to_owned());
-    }
-    Ok(Arc::new(Lease { subnets, attrs }))
-}
-
 /// What is published in the place of our own addresses, and then packets come from elsewhere.
 fn overwrite(attrs: &mut Attrs, own: &Node, notes: &mut Vec<String>) {
     let told = annotations::overwrites(&own.annotations);
@@ -509,7 +372,4 @@ fn overwrite(attrs: &mut Attrs, own: &Node, notes: &mut Vec<String>) {
     notes.extend(annotations::chosen(&own.annotations).wrong);
 }
 
-/// More than so many at once, and more than half, are no nodes that went one by one.
-const LOSS: usize = 2;
-const MISSED_FOR: Duration = Duration::from_secs(600);
 const MOST_SAID: usize = 100;

@@ -33,6 +33,12 @@ impl Way {
         ));
         let url = config.cluster_url.to_string();
         let url = url.trim_end_matches('/').to_owned();
+        if let Some(proxy) = &config.proxy_url {
+            return Err(Fault::NoWay(format!(
+                "the way to {url} leads through the proxy {proxy}, and weftd goes through none: \
+                 take proxy-url out of the kubeconfig, or HTTPS_PROXY out of weftd's environment"
+            )));
+        }
         let client = client(config, options.patience.unanswered).map_err(|why| {
             Fault::NoWay(format!("prepare the way to {url}: {}", innermost(&why)))
         })?;
@@ -109,10 +115,6 @@ fn trim_token(config: &mut Config) {
 /// A watch says nothing for minutes: whether its other end is still there, the kernels find out
 /// among themselves, at the cost of a segment in a quarter of a minute.
 fn client(config: Config, unanswered: Duration) -> kube::Result<Client> {
-    if config.proxy_url.is_some() {
-        // Which fails, and says why.
-        return Client::try_from(config);
-    }
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
