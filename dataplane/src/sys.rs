@@ -173,6 +173,22 @@ pub(crate) fn drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(values[SK_MEMINFO_DROPS])
 }
 
+/// Runs what the compiler may vectorise in the widest registers that this processor has, of those
+/// that every build should profit from.
+#[inline]
+pub(crate) fn widely<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+            work()
+        }
+        // SAFETY: the processor has AVX2.
+        return unsafe { with_avx2(work) };
+    }
+    work()
+}
+
 /// How many messages one system call takes at most.
 pub(crate) const MESSAGES: usize = 16;
 
