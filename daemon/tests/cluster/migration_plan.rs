@@ -69,7 +69,8 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
         first.stop();
         nodes[0].start();
         is_weftds(&nodes[0]);
-        nodes[0].until_says("ip route; bridge fdb", "99", false);
+        nodes[0].until_says("ip route", "10.244.99.0/24", false);
+        nodes[0].until_says("bridge fdb", "02:00:00:00:00:99", false);
         nodes[0].until_says("ip link show flannel.1", "mtu 1450", true);
         let plan = told(&nodes[0]);
         for part in [
@@ -123,7 +124,8 @@ fn what_would_change_in_both_families_is_told_and_nothing_changes() {
         first.stop();
         nodes[0].start();
         is_weftds(&nodes[0]);
-        nodes[0].until_says("ip -6 route; bridge fdb", "99", false);
+        nodes[0].until_says("ip -6 route", "fd05:0:0:99::/64", false);
+        nodes[0].until_says("bridge fdb", "02:00:00:00:00:99", false);
     });
 }
 
