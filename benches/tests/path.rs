@@ -1,6 +1,7 @@
 //! What arrives over the packet path is what was sent, and random datagrams do it no harm: on two
 //! real nodes, with the engine's own executable. `weft_benches::path` draws the nodes.
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use weft_benches::path::flood::{self, Source};
 use weft_benches::path::integrity::{RoughPath, Transfers};
@@ -145,12 +146,38 @@ fn endures(world: &World, source: Source, time: Duration) {
     assert!(all_flow, "{flooded:?}");
 }
 
-/// The engine's executable is built with the whole workspace's tests, or by
-/// `cargo build -p weft-dataplane --example node`.
+/// The engine's executable is built with the whole workspace's tests, not with this package's.
+#[track_caller]
 fn needs() -> Vec<Need> {
     let executable = FAST.executable().expect("ours is a program");
+    if let Ok(built) = executable.metadata().and_then(|file| file.modified()) {
+        let dataplane = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("dataplane");
+        let written = newest(&dataplane.join("src")).max(newest(&dataplane.join("examples")));
+        assert!(
+            built >= written,
+            "{} is older than the code that it is to speak for: \
+             cargo build -p weft-dataplane --example node",
+            executable.display()
+        );
+    }
     let executable = Need::File(executable.display().to_string().leak());
     TOOLS.into_iter().chain([executable]).collect()
+}
+
+/// When the directory's newest file was written.
+fn newest(dir: &Path) -> SystemTime {
+    let entries = dir.read_dir().expect("the engine's code is here");
+    let written = entries.map(|entry| {
+        let path = entry.expect("an entry of the code").path();
+        match path.is_dir() {
+            true => newest(&path),
+            false => path
+                .metadata()
+                .and_then(|file| file.modified())
+                .expect("a time of writing"),
+        }
+    });
+    written.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 fn soak() -> Duration {
