@@ -24,6 +24,22 @@ impl Flanneld {
         flanneld
     }
 
+    /// On each of the nodes, until every one reaches all others.
+    pub(crate) fn start_on_all<const N: usize>(
+        world: &World,
+        nodes: &[Node<'_>; N],
+        store: &Store,
+        conf: &str,
+    ) -> [Self; N] {
+        let all = nodes
+            .each_ref()
+            .map(|node| Self::start(world, node, store, conf));
+        for (node, flanneld) in nodes.iter().zip(&all) {
+            flanneld.until_it_serves(node, store);
+        }
+        all
+    }
+
     /// Where somebody else may undo what it does.
     pub(crate) fn begin(world: &World, node: &Node<'_>, store: &Store, conf: &str) -> Self {
         let conf = serde_json::from_str(conf).unwrap();

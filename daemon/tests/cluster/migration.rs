@@ -312,12 +312,7 @@ fn beside_a_flanneld_weftd_refuses_and_changes_nothing() {
     in_world(|world| {
         let cluster = Cluster::on_etcd(world, VXLAN, 1);
         let nodes = [1, 2].map(|number| cluster.node(number));
-        let running = nodes
-            .each_ref()
-            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
-        for (node, flanneld) in nodes.iter().zip(&running) {
-            flanneld.until_it_serves(node, &cluster.store);
-        }
+        let _running = Flanneld::start_on_all(world, &nodes, &cluster.store, VXLAN);
         let before = everything(&cluster, &nodes[0]);
         let done = nodes[0].command().time_limit(Duration::from_secs(10)).run();
         assert_eq!(done.code(), Some(1), "{}", done.stderr);
@@ -341,9 +336,7 @@ fn beside_a_flanneld_that_it_cannot_see_weftd_loses_no_packet_and_tells_of_it() 
     in_world(|world| {
         let cluster = kubernetes(world, VXLAN);
         let nodes = nodes(&cluster);
-        let running = nodes
-            .each_ref()
-            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
+        let running = Flanneld::start_on_all(world, &nodes, &cluster.store, VXLAN);
         let pods = nodes.each_ref().map(Node::pod);
         for one in &pods {
             pods.iter().for_each(|other| one.until_reaches(other));

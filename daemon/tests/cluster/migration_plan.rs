@@ -34,12 +34,7 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
     in_world(|world| {
         let cluster = Cluster::on_etcd(world, VXLAN, 1);
         let nodes = nodes(&cluster);
-        let running = nodes
-            .each_ref()
-            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
-        for (node, flanneld) in nodes.iter().zip(&running) {
-            flanneld.until_it_serves(node, &cluster.store);
-        }
+        let running = Flanneld::start_on_all(world, &nodes, &cluster.store, VXLAN);
         // A peer that left while flanneld was down, and a device that differs.
         nodes[0].netns.exec(
             "ip neigh add 10.244.99.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent; \
@@ -49,7 +44,6 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
         );
         let before = everything(&cluster, &nodes[0]);
         let plan = told(&nodes[0]);
-        println!("{plan}");
         nothing_differs(&cluster, &nodes[0], &before);
         for part in [
             "runs here (process ",
@@ -92,12 +86,7 @@ fn what_would_change_in_both_families_is_told_and_nothing_changes() {
     in_world(|world| {
         let cluster = Cluster::on_etcd(world, DUAL_VXLAN, 1);
         let nodes = nodes(&cluster);
-        let running = nodes
-            .each_ref()
-            .map(|node| Flanneld::start(world, node, &cluster.store, DUAL_VXLAN));
-        for (node, flanneld) in nodes.iter().zip(&running) {
-            flanneld.until_it_serves(node, &cluster.store);
-        }
+        let running = Flanneld::start_on_all(world, &nodes, &cluster.store, DUAL_VXLAN);
         nodes[0].netns.exec(
             "ip -6 neigh add fd05:0:0:99:: lladdr 02:00:00:00:00:99 dev flannel-v6.1 nud permanent; \
              bridge fdb append 02:00:00:00:00:99 dev flannel-v6.1 dst fd90::99 self permanent; \
@@ -105,7 +94,6 @@ fn what_would_change_in_both_families_is_told_and_nothing_changes() {
         );
         let before = everything(&cluster, &nodes[0]);
         let plan = told(&nodes[0]);
-        println!("{plan}");
         nothing_differs(&cluster, &nodes[0], &before);
         for part in [
             "10.244.11.0/24 and fd05:0:0:b::/64 is this node's by its address",
@@ -162,12 +150,7 @@ fn what_would_change_of_a_kubernetes_node_is_told_and_nothing_is_written() {
         assert_eq!(nothing.code(), Some(1), "{}", nothing.stdout);
         let part = "there is nothing to take over";
         assert!(nothing.stderr.contains(part), "{}", nothing.stderr);
-        let running = nodes
-            .each_ref()
-            .map(|node| Flanneld::start(world, node, &cluster.store, VXLAN));
-        for (node, flanneld) in nodes.iter().zip(&running) {
-            flanneld.until_it_serves(node, &cluster.store);
-        }
+        let running = Flanneld::start_on_all(world, &nodes, &cluster.store, VXLAN);
         let server = &kube::kube(&cluster).server;
         let objects = || {
             let server = server.borrow();
