@@ -1,6 +1,10 @@
-//! The system calls that no crate wraps: a TUN's ioctls, and datagrams by the batch. The only
-//! file with `unsafe` in it; what it hands out cannot be used wrongly.
-#![expect(unsafe_code, reason = "the system calls that no crate wraps")]
+//! What the language cannot vouch for: the system calls that no crate wraps (a TUN's ioctls, and
+//! datagrams by the batch), and what not every processor has. The only file with `unsafe` in it;
+//! what it hands out cannot be used wrongly.
+#![expect(
+    unsafe_code,
+    reason = "system calls that no crate wraps, and instructions that not every processor has"
+)]
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -174,8 +178,8 @@ pub(crate) fn drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(values[SK_MEMINFO_DROPS])
 }
 
-/// The sum of the blocks' words of 32 bits, if this processor has AVX2. No more than a packet's
-/// 2^14 words are added to any of the sixteen sums of 64 bits.
+/// The sum of the blocks' words of 32 bits, if this processor has AVX2. Each of the sixteen sums under
+/// way holds 2^32 of them.
 pub(crate) fn sum_by_avx2(blocks: &[[u8; BLOCK]]) -> Option<u64> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {

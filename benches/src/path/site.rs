@@ -200,9 +200,9 @@ impl Side {
              ip link set pod0 master cni0 up
              ip addr add {gateway}/{length} dev cni0 {nodad}"
         ));
-        // What one connection has suffered, the next one must not begin with. iperf3
-        // chooses its congestion control when connected, but a connection that began under BBR stays
-        // paced for good, with a timer for every superpacket: it begins under one that never paces.
+        // What one connection has suffered, the next one must not begin with. iperf3 chooses its
+        // congestion control when connected, but a connection that began under BBR stays paced for
+        // good, with a timer for every superpacket: it begins under one that never paces.
         pod.exec(&format!(
             "echo 1 > /proc/sys/net/ipv4/tcp_no_metrics_save
              echo reno > /proc/sys/net/ipv4/tcp_congestion_control
