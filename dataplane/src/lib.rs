@@ -3,6 +3,7 @@
 //! [`Engine`] moves packets between a [`Tun`] and UDP [`Sockets`]; what it knows of the world is a
 //! [`PeerTable`], swapped whole. [`handover`] carries its descriptors to another process.
 
+mod buffer;
 pub mod engine;
 mod error;
 pub mod handover;

@@ -17,6 +17,7 @@ use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_storage};
 use rustix::io::FdFlags;
 use socket2::SockAddr;
 
+use crate::buffer::Buffer;
 use crate::packet::checksum::BLOCK;
 use crate::sieve::Instruction;
 
@@ -190,10 +191,21 @@ pub(crate) fn sum_by_avx2(blocks: &[[u8; BLOCK]]) -> Option<u64> {
     None
 }
 
+/// The same of blocks that are copied on the way, `to` as many as there are of both.
+pub(crate) fn copy_and_sum_by_avx2(from: &[[u8; BLOCK]], to: &mut [[u8; BLOCK]]) -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it.
+        return Some(unsafe { avx2::copy_and_sum(from, to) });
+    }
+    let _ = (from, to);
+    None
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
-        _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_set1_epi64x,
+        __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_set1_epi64x,
         _mm256_setzero_si256, _mm256_srli_epi64, _mm256_storeu_si256,
     };
 
@@ -201,28 +213,73 @@ mod avx2 {
 
     #[target_feature(enable = "avx2")]
     pub(super) fn sum(blocks: &[[u8; BLOCK]]) -> u64 {
-        let low = _mm256_set1_epi64x(0xffff_ffff);
-        let mut sums = [_mm256_setzero_si256(); 4];
+        let mut sums = Sums::new();
         for block in blocks {
-            let at = block.as_ptr();
-            // SAFETY: both halves lie within the block, and need no alignment.
-            let halves = unsafe {
-                [
-                    _mm256_loadu_si256(at.cast()),
-                    _mm256_loadu_si256(at.add(BLOCK / 2).cast()),
-                ]
-            };
-            for (sums, half) in sums.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
+            sums.add(load(block));
+        }
+        sums.total()
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn copy_and_sum(from: &[[u8; BLOCK]], to: &mut [[u8; BLOCK]]) -> u64 {
+        let mut sums = Sums::new();
+        for (from, to) in from.iter().zip(to) {
+            let halves = load(from);
+            store(halves, to);
+            sums.add(halves);
+        }
+        sums.total()
+    }
+
+    /// Of the even and of the odd words of 32 bits, for each half of a block.
+    struct Sums([__m256i; 4]);
+
+    impl Sums {
+        #[target_feature(enable = "avx2")]
+        fn new() -> Self {
+            Self([_mm256_setzero_si256(); 4])
+        }
+
+        #[target_feature(enable = "avx2")]
+        fn add(&mut self, halves: [__m256i; 2]) {
+            let low = _mm256_set1_epi64x(0xffff_ffff);
+            for (sums, half) in self.0.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
                 sums[0] = _mm256_add_epi64(sums[0], _mm256_and_si256(half, low));
                 sums[1] = _mm256_add_epi64(sums[1], _mm256_srli_epi64::<32>(half));
             }
         }
-        let [a, b, c, d] = sums;
-        let total = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
-        let mut lanes = [0_u64; 4];
-        // SAFETY: the lanes have as many bytes as the register, and need no alignment.
-        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), total) };
-        lanes.iter().sum()
+
+        #[target_feature(enable = "avx2")]
+        fn total(self) -> u64 {
+            let [a, b, c, d] = self.0;
+            let total = _mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d));
+            let mut lanes = [0_u64; 4];
+            // SAFETY: the lanes have as many bytes as the register, and need no alignment.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), total) };
+            lanes.iter().sum()
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn load(block: &[u8; BLOCK]) -> [__m256i; 2] {
+        let at = block.as_ptr();
+        // SAFETY: both halves lie within the block, and need no alignment.
+        unsafe {
+            [
+                _mm256_loadu_si256(at.cast()),
+                _mm256_loadu_si256(at.add(BLOCK / 2).cast()),
+            ]
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn store(halves: [__m256i; 2], block: &mut [u8; BLOCK]) {
+        let at = block.as_mut_ptr();
+        // SAFETY: both halves lie within the block, and need no alignment.
+        unsafe {
+            _mm256_storeu_si256(at.cast(), halves[0]);
+            _mm256_storeu_si256(at.add(BLOCK / 2).cast(), halves[1]);
+        }
     }
 }
 
@@ -347,7 +404,7 @@ impl Control {
 
 /// Buffers for what one system call receives.
 pub(crate) struct Inbox {
-    bytes: Box<[u8]>,
+    bytes: Buffer,
     room: usize,
     arrivals: [Arrival; MESSAGES],
 }
@@ -380,7 +437,7 @@ impl Inbox {
     pub(crate) fn new(count: usize, room: usize) -> Self {
         let count = count.clamp(1, MESSAGES);
         Self {
-            bytes: vec![0; count * room].into_boxed_slice(),
+            bytes: Buffer::new(count * room),
             room,
             arrivals: [Arrival::NONE; MESSAGES],
         }

@@ -1,6 +1,7 @@
 //! Finished packets on their way out, side by side: those of one size to one peer from one socket
 //! lie back to back, as one system call takes them.
 
+use crate::buffer::Buffer;
 use crate::packet::segment::Plan;
 
 /// What packets must have in common to leave together.
@@ -27,7 +28,7 @@ pub(super) struct Batch {
 }
 
 pub(super) struct Batches {
-    bytes: Box<[u8]>,
+    bytes: Buffer,
     batches: [Batch; BATCHES],
     open: usize,
 }
@@ -46,7 +47,7 @@ const FULL_ENOUGH: usize = 16;
 impl Batches {
     pub(super) fn new() -> Self {
         Self {
-            bytes: vec![0; BATCHES * ROOM].into_boxed_slice(),
+            bytes: Buffer::new(BATCHES * ROOM),
             batches: [Batch::NONE; BATCHES],
             open: 0,
         }

@@ -30,6 +30,22 @@ impl Sum {
         Self(sum)
     }
 
+    /// Copies `from` to `to`, which is as long, and sums it in the same pass.
+    pub(crate) fn copied(from: &[u8], to: &mut [u8]) -> Self {
+        let (blocks, rest) = from.as_chunks::<BLOCK>();
+        let (to_blocks, to_rest) = to.as_chunks_mut::<BLOCK>();
+        match sys::copy_and_sum_by_avx2(blocks, to_blocks) {
+            Some(sum) => {
+                to_rest.copy_from_slice(rest);
+                Self(sum) + Self::of(rest)
+            }
+            None => {
+                to.copy_from_slice(from);
+                Self::of(to)
+            }
+        }
+    }
+
     /// A number as it stands in a header's field.
     pub fn word(value: u16) -> Self {
         Self(u64::from(value.to_be()))
@@ -190,6 +206,9 @@ mod tests {
         ) {
             let bytes = bytes.get(from..).unwrap_or_default();
             prop_assert_eq!(Sum::of(bytes).fold(), reference::fold(bytes));
+            let mut copy = vec![0xaa; from + bytes.len()];
+            prop_assert_eq!(Sum::copied(bytes, &mut copy[from..]).fold(), reference::fold(bytes));
+            prop_assert_eq!(&copy[from..], bytes);
         }
 
         /// What is summed in wider registers, on processors that have them.
@@ -203,6 +222,10 @@ mod tests {
                 .collect();
             let sum = of_blocks(&blocks);
             prop_assert_eq!(sys::sum_by_avx2(&blocks).unwrap_or(sum), sum);
+            let mut copy = vec![[0; BLOCK]; blocks.len()];
+            if let Some(copied) = sys::copy_and_sum_by_avx2(&blocks, &mut copy) {
+                prop_assert_eq!((copied, &copy), (sum, &blocks));
+            }
             prop_assert_eq!(Sum(sum).fold(), reference::fold(blocks.as_flattened()));
         }
 

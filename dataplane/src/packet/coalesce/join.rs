@@ -22,7 +22,7 @@ impl Kind {
     }
 }
 
-/// A packet that may begin or continue a superpacket: whole, plain, and right in its checksums.
+/// A packet that may begin or continue a superpacket, if its checksums are right: whole and plain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub(super) kind: Kind,
@@ -86,8 +86,7 @@ impl Candidate {
                 (false, _) => Some(u16_at(packet, 4)),
             },
         };
-        let joinable = candidate.payload > 0 && candidate.verifies(packet);
-        joinable.then_some(candidate)
+        (candidate.payload > 0).then_some(candidate)
     }
 
     pub(super) fn same_flow(&self, other: &Self) -> bool {
@@ -121,8 +120,8 @@ impl Candidate {
     }
 
     /// Whether the checksums are right, and are what a segmentation would write: it knows only
-    /// one of the two zeros of a ones' complement.
-    fn verifies(&self, packet: &[u8]) -> bool {
+    /// one of the two zeros of a ones' complement. `payload` is the payload's sum.
+    pub(super) fn verifies(&self, packet: &[u8], payload: Sum) -> bool {
         let at = self.transport;
         let representable = match self.kind {
             Kind::Tcp => u16_at(packet, at + TCP_CHECKSUM) != 0xffff,
@@ -133,11 +132,11 @@ impl Candidate {
             true => Sum::of(&packet[8..40]),
             false => Sum::of(&packet[12..20]),
         };
-        let transport = &packet[at..];
         let sum = addresses
             + Sum::word(self.kind.protocol().into())
-            + Sum::word(field(transport.len()))
-            + Sum::of(transport);
+            + Sum::word(field(packet.len() - at))
+            + Sum::of(&packet[at..self.headers])
+            + payload;
         representable && header && sum.verifies()
     }
 }

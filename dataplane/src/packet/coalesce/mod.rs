@@ -9,6 +9,7 @@ use super::checksum::Sum;
 use super::inner::Inner;
 use super::virtio::{self, Header};
 use super::{field, put_u16};
+use crate::buffer::{Buffer, LINE};
 use join::{Candidate, Kind, TCP_CHECKSUM, TCP_FLAGS, UDP_CHECKSUM, UDP_LENGTH};
 
 /// What the TUN's other side takes.
@@ -99,8 +100,11 @@ impl Coalescer {
         if self.open == self.order.len() {
             self.close(0, &mut emit);
         }
-        self.slots[self.order[self.open]].start(candidate, packet);
-        self.open += 1;
+        if self.slots[self.order[self.open]].start(candidate, packet) {
+            self.open += 1;
+        } else {
+            emit(Header::default(), packet);
+        }
     }
 
     /// Gives out all that waits for a continuation: at the end of each batch of receives.
@@ -154,7 +158,10 @@ const DATAGRAMS: usize = 64;
 
 /// One flow's packets so far: the first as it came, and the payloads of those that continue it.
 struct Slot {
-    buffer: Box<[u8]>,
+    buffer: Buffer,
+    /// Where the first packet lies, such that its payload begins a line: the kernel copies it to
+    /// where a page begins.
+    start: usize,
     length: usize,
     count: usize,
     /// The first packet, which tells what a continuation must be like.
@@ -167,7 +174,8 @@ struct Slot {
 impl Slot {
     fn new() -> Self {
         Self {
-            buffer: vec![0; LONGEST].into_boxed_slice(),
+            buffer: Buffer::new(LINE + LONGEST),
+            start: 0,
             length: 0,
             count: 0,
             flow: Candidate::default(),
@@ -176,27 +184,46 @@ impl Slot {
         }
     }
 
-    fn start(&mut self, first: Candidate, packet: &[u8]) {
-        self.buffer[..packet.len()].copy_from_slice(packet);
+    fn packet(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.length]
+    }
+
+    fn packet_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.start + self.length]
+    }
+
+    /// Begins with a packet, unless its checksums are wrong.
+    fn start(&mut self, first: Candidate, packet: &[u8]) -> bool {
+        self.start = first.headers.next_multiple_of(LINE) - first.headers;
         self.length = packet.len();
         self.count = 1;
         self.flags = first.flags;
         self.flow = first;
         self.ended = false;
+        let (headers, payload) = packet.split_at(first.headers);
+        let (to_headers, to_payload) = self.packet_mut().split_at_mut(first.headers);
+        to_headers.copy_from_slice(headers);
+        first.verifies(packet, Sum::copied(payload, to_payload))
     }
 
+    /// Adds a packet that continues those before, unless its checksums are wrong.
     fn try_join(&mut self, next: &Candidate, packet: &[u8]) -> bool {
         let first = &self.flow;
         let payload = &packet[first.headers.min(packet.len())..];
         let end = self.length + payload.len();
-        let joins = next.headers == first.headers
+        let continues = next.headers == first.headers
             && payload.len() <= first.payload
             && end <= LONGEST
             && (first.kind == Kind::Tcp || self.count < DATAGRAMS)
             && next.continues(first, self.count, self.length - first.headers)
-            && join::same_headers(first, &self.buffer, packet);
+            && join::same_headers(first, self.packet(), packet);
+        if !continues {
+            return false;
+        }
+        // What turns out wrong lies behind the end, and the next one is written over it.
+        let place = self.start + self.length..self.start + end;
+        let joins = next.verifies(packet, Sum::copied(payload, &mut self.buffer[place]));
         if joins {
-            self.buffer[self.length..end].copy_from_slice(payload);
             self.length = end;
             self.count += 1;
             self.flags |= next.flags;
@@ -210,7 +237,7 @@ impl Slot {
             0 | 1 => Header::default(),
             _ => self.finish_headers(),
         };
-        emit(header, &self.buffer[..self.length]);
+        emit(header, self.packet());
     }
 
     /// Makes the first packet's headers those of the whole.
@@ -223,7 +250,8 @@ impl Slot {
             payload,
             ..
         } = self.flow;
-        let packet = &mut self.buffer[..self.length];
+        let flags = self.flags;
+        let packet = self.packet_mut();
         let segment = field(packet.len() - transport);
         let addresses = match v6 {
             true => {
@@ -248,8 +276,8 @@ impl Slot {
         let mut gso_type = gso_type;
         match kind {
             Kind::Tcp => {
-                packet[transport + TCP_FLAGS] = self.flags;
-                if self.flags & join::CWR != 0 {
+                packet[transport + TCP_FLAGS] = flags;
+                if flags & join::CWR != 0 {
                     gso_type |= virtio::GSO_ECN;
                 }
             }

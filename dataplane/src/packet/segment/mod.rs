@@ -261,8 +261,7 @@ const PSH: u16 = 0x08;
 const CWR: u16 = 0x80;
 
 fn copy(from: &[u8], to: &mut [u8]) -> Sum {
-    to.copy_from_slice(&from[..to.len()]);
-    Sum::of(to)
+    Sum::copied(&from[..to.len()], to)
 }
 
 fn plan_whole(header: &Header, inner: &Inner, length: usize) -> Result<Plan, Malformed> {
