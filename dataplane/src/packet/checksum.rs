@@ -30,20 +30,18 @@ impl Sum {
         Self(sum)
     }
 
-    /// Copies `from` to `to`, which is as long, and sums it in the same pass.
+    /// Copies `from` to `to`, which is as long, and sums it, in the same pass where that pays.
     pub(crate) fn copied(from: &[u8], to: &mut [u8]) -> Self {
         let (blocks, rest) = from.as_chunks::<BLOCK>();
-        let (to_blocks, to_rest) = to.as_chunks_mut::<BLOCK>();
-        match sys::copy_and_sum_by_avx2(blocks, to_blocks) {
-            Some(sum) => {
+        if blocks.len() >= WORTHWHILE {
+            let (to_blocks, to_rest) = to.as_chunks_mut::<BLOCK>();
+            if let Some(sum) = sys::copy_and_sum_by_avx2(blocks, to_blocks) {
                 to_rest.copy_from_slice(rest);
-                Self(sum) + Self::of(rest)
-            }
-            None => {
-                to.copy_from_slice(from);
-                Self::of(to)
+                return Self(sum) + Self::of(rest);
             }
         }
+        to.copy_from_slice(from);
+        Self::of(to)
     }
 
     /// A number as it stands in a header's field.
