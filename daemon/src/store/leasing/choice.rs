@@ -29,8 +29,12 @@ impl Taken {
     }
 }
 
-/// Of each family the preferred subnet if it is free, else one of the first hundred that are.
-/// The error says what is exhausted.
+/// Of each family the preferred subnet if it is free, else one of the first hundred that are. The
+/// error says what is exhausted.
+///
+/// A key names the subnets of both families, and only the same key is refused to the second who asks
+/// for it. So subnets are chosen in pairs, of which each has its place in both pools: nodes that
+/// choose at once have both in common or neither.
 pub fn choose(
     conf: &NetConf,
     preferred: &[Subnets],
@@ -38,26 +42,40 @@ pub fn choose(
     dice: &mut Dice,
 ) -> Result<Subnets, String> {
     let mut chosen = Subnets::default();
-    if let Some(pool) = conf.v4 {
-        let pool = Pool::new(
-            32,
-            pool.subnet_len,
-            u32::from(pool.min).into(),
-            u32::from(pool.max).into(),
-        );
+    let v4 = conf.v4.map(|pool| {
+        let (min, max) = (u32::from(pool.min), u32::from(pool.max));
+        Pool::new(32, pool.subnet_len, min.into(), max.into())
+    });
+    let v6 = conf
+        .v6
+        .map(|pool| Pool::new(128, pool.subnet_len, pool.min.into(), pool.max.into()));
+    let mut place = None;
+    if let Some(pool) = &v4 {
         let preferred = preferred
             .iter()
             .filter_map(|subnets| subnets.v4.map(v4_span));
-        let at = pool.choose(preferred, &taken.v4, dice);
+        let mut free = pool.first_free(&taken.v4);
+        if let Some(other) = &v6 {
+            let paired = |at: &u128| other.is_free(pool.place(*at), &taken.v6);
+            if free.iter().any(paired) {
+                free.retain(paired);
+            }
+        }
+        let at = pool.choose(preferred, &taken.v4, &free, dice);
         let at = at.ok_or_else(|| pool.exhausted("", |n| v4_address(n).to_string()))?;
         chosen.v4 = Ipv4Network::new_checked(v4_address(at), pool.len);
+        place = Some(pool.place(at));
     }
-    if let Some(pool) = conf.v6 {
-        let pool = Pool::new(128, pool.subnet_len, pool.min.into(), pool.max.into());
+    if let Some(pool) = &v6 {
         let preferred = preferred
             .iter()
             .filter_map(|subnets| subnets.v6.map(v6_span));
-        let at = pool.choose(preferred, &taken.v6, dice);
+        let paired = place.filter(|place| pool.is_free(*place, &taken.v6));
+        let free = match paired.and_then(|place| pool.at(place)) {
+            Some(at) => vec![at],
+            None => pool.first_free(&taken.v6),
+        };
+        let at = pool.choose(preferred, &taken.v6, &free, dice);
         let at = at.ok_or_else(|| pool.exhausted("IPv6", |n| Ipv6Addr::from(n).to_string()))?;
         chosen.v6 = Ipv6Network::new_checked(at.into(), pool.len);
     }
@@ -105,10 +123,12 @@ impl Pool {
         }
     }
 
+    /// One of the preferred if it is not taken, else one of `free`.
     fn choose(
         &self,
         preferred: impl Iterator<Item = Span>,
         taken: &[Span],
+        free: &[u128],
         dice: &mut Dice,
     ) -> Option<u128> {
         let mut preferred = preferred.filter(|(first, last)| {
@@ -118,9 +138,34 @@ impl Pool {
         if let Some((first, _)) = preferred.next() {
             return Some(first);
         }
-        let free = self.first_free(taken);
         let at = dice.below(free.len() as u64);
         free.get(usize::try_from(at).unwrap_or(0)).copied()
+    }
+
+    /// Which of the pool's subnets begins there, counted from its first.
+    fn place(&self, at: u128) -> u128 {
+        match self.mask.checked_add(1) {
+            Some(size) => at.saturating_sub(self.min) / size,
+            None => 0,
+        }
+    }
+
+    /// Where the subnet of that place begins.
+    fn at(&self, place: u128) -> Option<u128> {
+        let at = match place {
+            0 => self.min,
+            _ => self
+                .mask
+                .checked_add(1)?
+                .checked_mul(place)?
+                .checked_add(self.min)?,
+        };
+        (at <= self.max).then_some(at)
+    }
+
+    fn is_free(&self, place: u128, taken: &[Span]) -> bool {
+        self.at(place)
+            .is_some_and(|at| !overlaps(taken, (at, at | self.mask)))
     }
 
     fn first_free(&self, taken: &[Span]) -> Vec<u128> {
@@ -272,6 +317,32 @@ mod tests {
     }
 
     proptest! {
+        /// Else both would have their lease, and one of them no pod that anybody reaches.
+        #[test]
+        fn nodes_that_choose_at_once_have_both_families_in_common_or_neither(
+            held in proptest::collection::vec((0u32..16, 0u16..24), 0..12), seeds: [u64; 2],
+        ) {
+            let dual = conf(
+                r#"{"Network": "10.5.0.0/20", "EnableIPv6": true, "IPv6Network": "fd05::/59", "Backend": {"Type": "alloc"}}"#,
+            );
+            let held: Vec<Subnets> = held.iter().map(|(v4, v6)| Subnets {
+                v4: Ipv4Network::new_checked((0x0a05_0000 + (v4 << 8)).into(), 24),
+                v6: Ipv6Network::new_checked(Ipv6Addr::new(0xfd05, 0, 0, *v6, 0, 0, 0, 0), 64),
+            }).collect();
+            let taken = Taken::by(held.iter());
+            let chosen = seeds.map(|seed| choose(&dual, &[], &taken, &mut Dice::new(seed)).unwrap());
+            let [one, other] = chosen;
+            let paired = (1..16).any(|n| {
+                let pair = Subnets {
+                    v4: Ipv4Network::new_checked((0x0a05_0000 + (n << 8)).into(), 24),
+                    v6: Ipv6Network::new_checked(Ipv6Addr::new(0xfd05, 0, 0, u16::try_from(n).unwrap(), 0, 0, 0, 0), 64),
+                };
+                held.iter().all(|held| !held.overlaps(&pair))
+            });
+            prop_assert!(held.iter().all(|held| !held.overlaps(&one) && !held.overlaps(&other)));
+            prop_assert!(!paired || one == other || !one.overlaps(&other), "{one} and {other}");
+        }
+
         #[test]
         fn what_is_free_is_the_first_hundred_that_overlap_nothing(
             holes in proptest::collection::vec((0u32..1 << 16, 20u8..=30), 0..60), seed: u64,
