@@ -37,9 +37,9 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
         let running = Flanneld::start_on_all(world, &nodes, &cluster.store, VXLAN);
         // A peer that left while flanneld was down, and a device that differs.
         nodes[0].netns.exec(
-            "ip neigh add 10.244.99.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent; \
+            "ip neigh add 10.244.199.0 lladdr 02:00:00:00:00:99 dev flannel.1 nud permanent; \
              bridge fdb append 02:00:00:00:00:99 dev flannel.1 dst 192.168.9.99 self permanent; \
-             ip route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink; \
+             ip route add 10.244.199.0/24 via 10.244.199.0 dev flannel.1 onlink; \
              ip link set flannel.1 mtu 1400",
         );
         let before = everything(&cluster, &nodes[0]);
@@ -50,7 +50,7 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
             "10.244.11.0/24 is this node's by its address",
             "flannel.1 is kept, and changed in place: MTU 1450",
             "2 taken over in place, 0 made, 0 changed",
-            "10.244.99.0/24 is removed",
+            "10.244.199.0/24 is removed",
             "0 set, 1 removed of 3 that stand",
             "chain FLANNEL-POSTRTG of table ip nat, which is flanneld's, removed once ours stand",
             "says the same, and is not written",
@@ -63,7 +63,7 @@ fn what_would_change_is_told_beside_a_flanneld_and_nothing_changes() {
         first.stop();
         nodes[0].start();
         is_weftds(&nodes[0]);
-        nodes[0].until_says("ip route", "10.244.99.0/24", false);
+        nodes[0].until_says("ip route", "10.244.199.0/24", false);
         nodes[0].until_says("bridge fdb", "02:00:00:00:00:99", false);
         nodes[0].until_says("ip link show flannel.1", "mtu 1450", true);
         let plan = told(&nodes[0]);

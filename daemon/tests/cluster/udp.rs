@@ -426,7 +426,8 @@ fn a_change_of_the_backend_between_runs_leaves_nothing() {
     });
 }
 
-/// A device that somebody has left: one that several may hold is taken, others are made anew.
+/// A device that somebody has left: one that several may hold is taken, others are made anew. Its
+/// address is of a subnet that no node chooses: they choose among the first hundred.
 #[test]
 fn a_device_that_was_left_is_taken_over() {
     in_world(|world| {
@@ -434,7 +435,7 @@ fn a_device_that_was_left_is_taken_over() {
         for (number, kind) in [(1, "multi_queue vnet_hdr"), (2, ""), (3, "multi_queue")] {
             let node = cluster.node(number);
             node.netns.exec(&format!(
-                "ip tuntap add mode tun name flannel0 {kind}; ip addr add 10.244.99.0/32 dev flannel0; \
+                "ip tuntap add mode tun name flannel0 {kind}; ip addr add 10.244.199.0/32 dev flannel0; \
                  ip link set flannel0 up; ip route add 10.244.0.0/16 dev flannel0"
             ));
             let index = || node.netns.exec("ip -o link show flannel0 | cut -d: -f1");
@@ -442,7 +443,7 @@ fn a_device_that_was_left_is_taken_over() {
             node.start();
             node.until_ready();
             assert_eq!(index() == before, kind.contains("multi_queue"));
-            node.until_says("ip -o addr show flannel0", "10.244.99.0", false);
+            node.until_says("ip -o addr show flannel0", "10.244.199.0", false);
             let routes = node.netns.exec("ip route show 10.244.0.0/16");
             assert_eq!(routes.lines().count(), 1, "{routes}");
             node.terminate();
