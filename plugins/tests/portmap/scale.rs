@@ -16,6 +16,10 @@ fn traffic(calls: &[String]) -> (usize, usize) {
     (messages.count(), bytes.sum())
 }
 
+/// Answers differ by some hundred bytes from one time to the next; five thousand mappings would be
+/// hundreds of kilobytes.
+const A_FEW_ANSWERS: usize = 4096;
+
 /// The least processor time of several, since other work on the machine only ever adds.
 fn cheapest(node: &Node<'_>, pod: &Pod) -> [f64; 2] {
     let mut best = [f64::MAX; 2];
@@ -47,7 +51,12 @@ fn five_thousand_mappings_make_none_dearer() {
         node.add(&crowd, many(5000));
         let (crowded, crowded_traced) = (cheapest(&node, &pod), traced());
 
-        assert_eq!(alone_traced, crowded_traced, "messages and bytes");
+        for (alone, crowded) in alone_traced.into_iter().zip(crowded_traced) {
+            assert!(
+                crowded.0 <= alone.0 + 2 && crowded.1 <= alone.1 + A_FEW_ANSWERS,
+                "messages and bytes: alone {alone:?}, crowded {crowded:?}"
+            );
+        }
         println!(
             "ADD, DEL alone {alone:?} s, crowded {crowded:?} s; messages and bytes {crowded_traced:?}"
         );
