@@ -56,7 +56,7 @@ pub fn choose(
             .filter_map(|subnets| subnets.v4.map(v4_span));
         let mut free = pool.first_free(&taken.v4);
         if let Some(other) = &v6 {
-            let paired = |at: &u128| other.is_free(pool.place(*at), &taken.v6);
+            let paired = |at: &u128| other.free_at(pool.place(*at), &taken.v6).is_some();
             if free.iter().any(paired) {
                 free.retain(paired);
             }
@@ -70,8 +70,7 @@ pub fn choose(
         let preferred = preferred
             .iter()
             .filter_map(|subnets| subnets.v6.map(v6_span));
-        let paired = place.filter(|place| pool.is_free(*place, &taken.v6));
-        let free = match paired.and_then(|place| pool.at(place)) {
+        let free = match place.and_then(|place| pool.free_at(place, &taken.v6)) {
             Some(at) => vec![at],
             None => pool.first_free(&taken.v6),
         };
@@ -150,22 +149,14 @@ impl Pool {
         }
     }
 
-    /// Where the subnet of that place begins.
-    fn at(&self, place: u128) -> Option<u128> {
-        let at = match place {
-            0 => self.min,
-            _ => self
-                .mask
-                .checked_add(1)?
-                .checked_mul(place)?
-                .checked_add(self.min)?,
+    /// Where the subnet of that place begins, if there is one and it is free.
+    fn free_at(&self, place: u128, taken: &[Span]) -> Option<u128> {
+        let before = match place {
+            0 => 0,
+            _ => self.mask.checked_add(1)?.checked_mul(place)?,
         };
-        (at <= self.max).then_some(at)
-    }
-
-    fn is_free(&self, place: u128, taken: &[Span]) -> bool {
-        self.at(place)
-            .is_some_and(|at| !overlaps(taken, (at, at | self.mask)))
+        let at = self.min.checked_add(before)?;
+        (at <= self.max && !overlaps(taken, (at, at | self.mask))).then_some(at)
     }
 
     fn first_free(&self, taken: &[Span]) -> Vec<u128> {
